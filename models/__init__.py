@@ -1,0 +1,1 @@
+"""What a model is, and what an exported one is."""
