@@ -1,0 +1,220 @@
+"""Runs a bundle on onnxruntime: blocks of samples in, verdicts out.
+
+The graph gives raw evidence; calibration turns it into p-values; a `Decision` into verdicts. Nothing is clamped or
+normalised per sample, and a sample whose evidence is not finite is `unjudged`, never clean.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from models.blocks import Block
+from models.bundle import SCORE, Bundle
+from models.calibration import Decision
+from models.errors import Refusal
+from models.spec import InputSpec
+
+Device = Literal["auto", "cuda", "cpu"]
+Floats = NDArray[np.float64]
+
+log = logging.getLogger("vaegis.scorer")
+
+BATCH_VALUES = 2**18  # values per graph call: enough to fill a core, small enough to stay in its cache
+BATCH_MOST = 1024
+
+OK, ANOMALOUS, UNJUDGED = "ok", "anomalous", "unjudged"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the graph says of a block's samples, NaN where a sample has no part."""
+
+    values: dict[str, Floats]  # term -> (n,), `score` first
+    maps: Sequence[NDArray[np.float32] | None] | None  # per sample: (H, W), (C,) of a time step, or (D,)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Of one block, column by column; every array has length n."""
+
+    block: Block
+    decision: Decision
+    status: list[str]  # ok, anomalous or unjudged
+    evidence: dict[str, Floats]  # term -> raw values, `score` included; NaN where unjudged
+    p_values: dict[str, Floats]  # term -> conformal p-values
+    p_tail: Floats  # of the deciding term; NaN where there is none
+    anomalous: NDArray[np.bool_]
+    errors: dict[int, str] = field(default_factory=dict)  # position -> why it is unjudged
+    maps: Sequence[NDArray[np.float32] | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+
+class Scorer:
+    """A bundle's score graph, open on a device. Safe to call from several threads."""
+
+    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int = 0) -> None:
+        """Opens the graph.
+
+        Args:
+            device: `cuda` is strict; `auto` takes CUDA where it works and says when it does not.
+            threads: of onnxruntime within one call; 0 leaves it to onnxruntime.
+
+        Raises:
+            Refusal: `cuda` was asked for and cannot be had.
+        """
+        self.bundle = bundle
+        self.calibration = bundle.calibration
+        self._session, self.device = open_session(bundle.read(SCORE), device, threads)
+        self.terms = [o.name for o in self._session.get_outputs() if o.name != "map"]
+        self._masked = "mask" in {i.name for i in self._session.get_inputs()}
+        self._batch = max(1, min(BATCH_MOST, BATCH_VALUES // int(np.prod(bundle.spec.shape))))
+
+    @property
+    def spec(self) -> InputSpec:
+        return self.bundle.spec
+
+    def run(self, parts: NDArray[Any], maps: bool = False, batch: int = 0) -> dict[str, NDArray[np.float32]]:
+        """The graph's outputs for (m, *spec.shape) parts: every term (m,), and `map` if asked for."""
+        names = [*self.terms, "map"] if maps else self.terms
+        size = batch or self._batch
+        runs = [self._session.run(names, self._feed(parts[i : i + size])) for i in range(0, len(parts), size)]
+        if not runs:
+            empty: NDArray[np.float32] = np.empty(0, np.float32)
+            shape = (0, *self.spec.map_shape)
+            return {n: np.empty(shape, np.float32) if n == "map" else empty for n in names}
+        return {n: np.concatenate([r[i] for r in runs]) if len(runs) > 1 else runs[0][i] for i, n in enumerate(names)}
+
+    def _feed(self, parts: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        parts = np.ascontiguousarray(parts)
+        if not self._masked:
+            return {"input": parts}
+        seen = ~np.isnan(parts)
+        return {"input": np.where(seen, parts, np.float32(0)), "mask": seen.astype(np.float32)}
+
+    def evidence(self, block: Block, maps: bool = False) -> Evidence:
+        """Raw evidence of a block's samples; a sample is as strange as its strangest part."""
+        out = self.run(block.parts, maps)
+        n = len(block)
+        judged = np.flatnonzero(block.count > 0)
+        values: dict[str, Floats] = {}
+        for term in ["score", *(t for t in self.terms if t != "score")]:
+            column = np.full(n, np.nan)
+            column[judged] = _strongest(out[term].astype(np.float64), block.first[judged], block.count[judged])
+            values[term] = column
+        return Evidence(values=values, maps=sample_maps(block, out["map"]) if maps else None)
+
+    def verdicts(self, block: Block, decision: Decision, maps: bool = False) -> Verdicts:
+        """Verdicts on a block's samples."""
+        found = self.evidence(block, maps)
+        reference = self.calibration.group(decision.group)
+        errors = dict(block.errors)
+        finite = np.ones(len(block), bool)
+        for term, values in found.values.items():
+            for i in np.flatnonzero(~np.isfinite(values) & (block.count > 0) & finite):
+                errors[int(i)] = f"Its {term} is not a finite number, so it cannot be judged; look at the sample."
+            finite &= np.isfinite(values)
+        evidence = {t: np.where(finite, v, np.nan) for t, v in found.values.items()}
+        deciding = evidence[decision.decide_by]
+        anomalous = np.greater(deciding, decision.threshold, where=finite, out=np.zeros(len(block), bool))
+        return Verdicts(
+            block=block,
+            decision=decision,
+            status=[UNJUDGED if not f else ANOMALOUS if a else OK for f, a in zip(finite, anomalous, strict=True)],
+            evidence=evidence,
+            p_values={t: reference.terms[t].p_value(v) for t, v in evidence.items()},
+            p_tail=reference.terms[decision.decide_by].p_tail(deciding),
+            anomalous=anomalous,
+            errors={i: errors.get(int(i), "It could not be read.") for i in np.flatnonzero(~finite).tolist()},
+            maps=found.maps,
+        )
+
+
+def open_session(raw: bytes, device: Device = "auto", threads: int = 0) -> tuple[ort.InferenceSession, str]:
+    """An onnxruntime session from a graph's bytes, and the device it really runs on.
+
+    `get_available_providers` lists CUDA on machines without a GPU, and a session that fails to get it falls back
+    without an error: only the session's own providers tell.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4 if device == "auto" else 3
+    # Batches vary in size; arenas sized for the largest would never shrink.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    wanted = ["CPUExecutionProvider"]
+    if device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers() and _has_gpu():
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        wanted.insert(0, "CUDAExecutionProvider")
+    session = ort.InferenceSession(raw, options, providers=wanted)
+    got = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
+    if device == "cuda" and got != "cuda":
+        raise Refusal(
+            "Device cuda was asked for, but onnxruntime has no working CUDA provider here (it needs a GPU, CUDA 13 "
+            "and cuDNN 9). Install them or ask for device cpu."
+        )
+    if device == "auto" and got == "cpu" and _has_gpu():
+        log.warning("a GPU is present but onnxruntime could not use it; scoring on the CPU")
+    return session, got
+
+
+def _has_gpu() -> bool:
+    """Whether the NVIDIA driver shows a device; asking CUDA itself on a bare machine only logs errors."""
+    from pathlib import Path
+
+    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
+
+
+def _strongest(values: Floats, first: NDArray[np.int64], count: NDArray[np.int64]) -> Floats:
+    """Per sample the largest value of its parts; NaN if any is NaN."""
+    if len(first) == 0:
+        return np.empty(0)
+    if (count == 1).all():
+        return values[first]
+    best = values[first].copy()
+    for step in range(1, int(count.max())):
+        more = np.flatnonzero(count > step)
+        best[more] = np.maximum(best[more], values[first[more] + step])
+    return best
+
+
+def sample_maps(block: Block, maps: NDArray[np.float32]) -> list[NDArray[np.float32] | None]:
+    """Part maps -> sample maps: tiles and windows that overlap are averaged where they do."""
+    if block.place is None:
+        return [maps[f] if c else None for f, c in zip(block.first, block.count, strict=True)]
+    if block.extents is not None:
+        return [_stitched(block, maps, i) for i in range(len(block))]
+    # Windows: the map of a row is the mean over the windows that cover it.
+    n, width = len(block), maps.shape[1]
+    total = np.zeros((n, maps.shape[2]), np.float64)
+    cover = np.zeros(n)
+    for top, one in zip(block.place[:, 0].tolist(), maps, strict=True):
+        low, high = max(top, 0), min(top + width, n)
+        if low < high:
+            total[low:high] += one[low - top : high - top]
+            cover[low:high] += 1
+    rows = (total / np.maximum(cover, 1)[:, None]).astype(np.float32)
+    return [rows[i] if block.count[i] and cover[i] else None for i in range(n)]
+
+
+def _stitched(block: Block, maps: NDArray[np.float32], i: int) -> NDArray[np.float32] | None:
+    assert block.place is not None
+    assert block.extents is not None
+    if not block.count[i]:
+        return None
+    height, width = block.extents[i]
+    total, cover = np.zeros((height, width)), np.zeros((height, width))
+    for part in range(block.first[i], block.first[i] + block.count[i]):
+        top, left = block.place[part]
+        h, w = maps.shape[1:3]
+        total[top : top + h, left : left + w] += maps[part]
+        cover[top : top + h, left : left + w] += 1
+    return (total / np.maximum(cover, 1)).astype(np.float32)
