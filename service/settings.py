@@ -1,0 +1,105 @@
+"""Everything that can be set from outside, read once and passed on as an argument.
+
+Each setting is an environment variable `VAEGIS_<NAME>`; options of a command win over it. `documented` lists them all,
+and a test holds docs/operations.md to that list.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.errors import Refusal
+
+PREFIX = "VAEGIS_"
+
+
+class Settings(BaseSettings):
+    """The settings of one process."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    home: Path = Field(
+        default_factory=lambda: user_data_path("vaegis", appauthor=False),
+        description="Folder that holds the store and the registered bundles; made when it is not there.",
+    )
+    store_url: str = Field(
+        default="",
+        description="SQLAlchemy URL of the store, such as postgresql+psycopg://...; empty means SQLite in the home.",
+    )
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address the service listens on; any other than loopback needs a key to exist.",
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port the service listens on; 0 takes a free one.")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto",
+        description="Where graphs run: cuda is strict, auto takes CUDA where it works and says when it does not.",
+    )
+    threads: int = Field(
+        default=0, ge=0, le=1024, description="CPU threads of one graph call; 0 leaves it to onnxruntime."
+    )
+    concurrency: int = Field(
+        default=4, ge=1, le=1024, description="Requests decoded and scored at the same time; the others wait in turn."
+    )
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body, in bytes; more is a 413.")
+    max_samples: int = Field(default=65_536, ge=1, description="Most samples in one request; more is a 413.")
+    max_pixels: int = Field(
+        default=50_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
+    )
+    shutdown_seconds: int = Field(
+        default=30, ge=0, description="Seconds that accepted requests get to finish after SIGTERM or Ctrl+C."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe messages that are logged."
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="Log lines for people (console) or one JSON object per line (json)."
+    )
+    debug: bool = Field(
+        default=False, description="Show the whole trace when a command fails unexpectedly; not needed otherwise."
+    )
+
+    @property
+    def database_url(self) -> str:
+        """The store's URL, the SQLite default filled in."""
+        return self.store_url or f"sqlite:///{self.home / 'vaegis.sqlite'}"
+
+    @property
+    def bundles(self) -> Path:
+        """The folder of registered bundles, each under its digest."""
+        return self.home / "bundles"
+
+
+def read_settings(**options: Any) -> Settings:
+    """The settings from the environment, with a command's own options over them; None leaves an option out.
+
+    Raises:
+        Refusal: a value that its setting cannot take.
+    """
+    try:
+        return Settings(**{k: v for k, v in options.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "?"
+        what = PREFIX + name.removeprefix(PREFIX.lower()).upper()
+        hint = ""
+        if what == "VAEGIS_PORT" and str(first["input"]).startswith("tcp://"):
+            hint = " Kubernetes made this variable for a service named vaegis: set enableServiceLinks to false."
+        raise Refusal(f"The setting {what} cannot be {first['input']!r}: {first['msg']}.{hint}") from None
+
+
+def documented() -> list[tuple[str, str, str]]:
+    """Of each setting: environment variable, default as text, meaning."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        if name == "home":
+            default = "the user's data folder"
+        else:
+            default = str(field.default) if field.default != "" else "(empty)"
+        rows.append((PREFIX + name.upper(), default, str(field.description)))
+    return rows

@@ -1,0 +1,1 @@
+"""All that is remembered: models, versions, aliases, promotions and keys."""

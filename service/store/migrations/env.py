@@ -1,0 +1,12 @@
+"""Run by Alembic: migrates over the connection that `service.store.database` opened and locked."""
+
+from alembic import context
+
+from service.store.schema import Table
+
+# Batch mode: SQLite cannot alter a table in place.
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=Table.metadata, render_as_batch=True
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,86 @@
+"""Toy bundles whose every number can be worked out by hand: score = mean squared difference to a constant."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from models.bundle import Bundle, write_bundle
+from models.calibration import calibrate, to_bytes
+from models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec, to_json
+
+IMAGE = ImageSpec(height=4, width=4, channels=1)
+SERIES = SeriesSpec(columns=("speed", "flow"), window=4)
+VECTOR = VectorSpec(columns=("a", "b", "c"))
+CENTRE = {"image": 100.0, "series": 0.0, "vector": 0.0}
+
+
+def graph(spec: InputSpec, centre: float, doc: str = "") -> bytes:
+    """score = reconstruction_error = mean (x - centre)^2; negative_elbo = 2 score + 1; map = (x - centre)^2."""
+    kind = TensorProto.UINT8 if spec.kind == "image" else TensorProto.FLOAT
+    axes = numpy_helper.from_array(np.arange(1, len(spec.shape) + 1), "axes")
+    values = {"centre": centre, "two": 2.0, "one": 1.0}
+    constants = [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in values.items()]
+    nodes = [
+        helper.make_node("Cast", ["input"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["x", "centre"], ["d"]),
+        helper.make_node("Mul", ["d", "d"], ["square"]),
+        helper.make_node("ReduceMean", ["square", "axes"], ["reconstruction_error"], keepdims=0),
+        helper.make_node("Identity", ["reconstruction_error"], ["score"]),
+        helper.make_node("Mul", ["score", "two"], ["doubled"]),
+        helper.make_node("Add", ["doubled", "one"], ["negative_elbo"]),
+    ]
+    if spec.kind == "image":
+        channel = numpy_helper.from_array(np.array([3]), "channel")
+        constants.append(channel)
+        nodes.append(helper.make_node("ReduceMean", ["square", "channel"], ["map"], keepdims=0))
+    else:
+        nodes.append(helper.make_node("Identity", ["square"], ["map"]))
+    outputs = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch"])
+        for n in ("score", "reconstruction_error", "negative_elbo")
+    ]
+    outputs.append(helper.make_tensor_value_info("map", TensorProto.FLOAT, ["batch", *spec.map_shape]))
+    made = helper.make_graph(
+        nodes,
+        "toy",
+        [helper.make_tensor_value_info("input", kind, ["batch", *spec.shape])],
+        outputs,
+        [axes, *constants],
+        doc_string=doc,
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def calibration_scores(n: int = 199) -> np.ndarray:
+    """1, 2, ..., n: so p(s) = (1 + #{k >= s}) / (n + 1) can be read off."""
+    return np.arange(1, n + 1, dtype=np.float64)
+
+
+def toy_bundle(folder: Path, spec: InputSpec = IMAGE, alpha: float = 0.05, n: int = 199, doc: str = "") -> Bundle:
+    """Writes one; `doc` changes the digest and nothing else."""
+    scores = calibration_scores(n)
+    evidence = {"score": scores, "reconstruction_error": scores, "negative_elbo": 2 * scores + 1}
+    return write_bundle(
+        folder,
+        {
+            "score.onnx": graph(spec, CENTRE[spec.kind], doc),
+            "calibration.npz": to_bytes(calibrate(evidence, None, None, (0.0, 100.0))),
+        },
+        family="toy",
+        arguments={},
+        spec=to_json(spec),
+        evidence={
+            "score": "mean squared difference to a constant",
+            "reconstruction_error": "the same",
+            "negative_elbo": "twice the score and one",
+        },
+        alpha=alpha,
+        training={"digest": "ab" * 32, "calibrate": n},
+        lineage={},
+        versions={},
+        created="2026-01-01T00:00:00+00:00",
+    )
