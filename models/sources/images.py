@@ -1,0 +1,90 @@
+"""A folder of images, or one image file: which files are items, and which group each belongs to."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from models.errors import Refusal
+from models.sources.options import SourceOptions, span
+from models.spec import Kind
+
+# Allowed in files and requests alike; the content decides, a name only marks a file as meant to be an image.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp")
+_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Image files below a folder, in natural order; or one image file."""
+
+    path: Path
+    options: SourceOptions
+    root: Path  # what the names are relative to
+    files: tuple[str, ...]  # all of them, before `rows`; POSIX paths
+    kind: Kind = "image"
+
+    def names(self) -> tuple[str, ...]:
+        """Every item, after `rows`."""
+        first, last = self.span
+        return self.files[first:last]
+
+    @property
+    def span(self) -> tuple[int, int]:
+        return span(self.options.rows, len(self.files))
+
+
+def looks_like_image(data: bytes) -> bool:
+    """Whether the first bytes are those of an allowed format."""
+    return data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file is meant to be an image: by its suffix, else by its first bytes."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return looks_like_image(file.read(16))
+    except OSError:
+        return False
+
+
+def walk(folder: Path) -> list[str]:
+    """Every visible file below `folder`, as POSIX paths relative to it. Links to folders are not followed."""
+    found: list[str] = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [(Path(where) / name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
+    return found
+
+
+def grouping(how: str, option: str) -> Callable[[str], str | None]:
+    """What maps an image's relative path to its group: `folder`, or a regular expression with one group.
+
+    The function returned gives None where the expression does not match.
+
+    Raises:
+        Refusal: neither.
+    """
+    if how == "folder":
+        return lambda name: PurePosixPath(name).parent.as_posix()
+    try:
+        pattern = re.compile(how)
+    except re.error as error:
+        raise Refusal(f"{option} {how!r} is no regular expression ({error}).") from error
+    if pattern.groups != 1:
+        raise Refusal(
+            f"{option} {how!r} names no group of images: give `folder`, or a regular expression with exactly one "
+            r"(group) that is matched on the path, for example 'lot(\d+)'."
+        )
+
+    def group(name: str) -> str | None:
+        match = pattern.search(name)
+        return match.group(1) if match else None
+
+    return group

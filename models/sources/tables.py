@@ -1,0 +1,280 @@
+"""Tables in csv and Parquet files: their schema, the role of each column, and their rows as a stream.
+
+A table is never held whole. csv types are inferred from its first block, then fixed: integers become floats, since a
+later block may hold 1.5 where the first held 1, and timestamps stay text, since they are handed back as given.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from models.errors import Refusal
+from models.sources.options import SourceOptions, listed
+from models.spec import Kind
+
+SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
+SEPARATORS = (",", ";", "\t", "|")
+TIMESTAMP_NAMES = ("timestamp", "time", "datetime", "date")
+_SNIFFED = 1 << 16  # bytes looked at for separator and header
+_BLOCK = 1 << 20
+_BATCH = 8192  # rows of Parquet at a time
+
+
+@dataclass(frozen=True)
+class TableFiles:
+    """csv and Parquet files below a folder, in natural order; or one such file. Each is an item."""
+
+    path: Path
+    options: SourceOptions
+    kind: Kind
+    root: Path  # what the names are relative to
+    files: tuple[str, ...]  # POSIX paths
+
+    def names(self) -> tuple[str, ...]:
+        """Every item."""
+        return self.files
+
+    def open(self, name: str) -> Table:
+        """The named item, its schema read.
+
+        Raises:
+            Refusal: not a readable table.
+        """
+        return open_table(name, self.root / name, self.options.sep)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: where it is and the types of its columns."""
+
+    name: str  # how messages call it
+    where: Path | bytes
+    sep: str | None  # None = Parquet
+    schema: pa.Schema  # as inferred from the first block, or as the Parquet file says
+    sample: dict[str, str]  # first value of each text column, for messages
+
+    def column(self, name: str, option: str) -> str:
+        """`name`, if the table has it.
+
+        Raises:
+            Refusal: it has not.
+        """
+        if name not in self.schema.names:
+            raise Refusal(f"{self.name} has no column {name!r} for {option}; it has {listed(self.schema.names)}.")
+        return name
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The rows, front to back, with these columns only.
+
+        Raises:
+            Refusal: a row cannot be read, or a value is not of its column's type.
+        """
+        names = list(dict.fromkeys(columns))
+        try:
+            if self.sep is None:
+                with _parquet(self.where) as file:
+                    yield from file.iter_batches(batch_size=_BATCH, columns=names)
+                return
+            types = {field.name: _fixed(field.type) for field in self.schema}
+            convert = pacsv.ConvertOptions(
+                column_types=types, include_columns=names, strings_can_be_null=False, null_values=_NULLS
+            )
+            with _open_csv(self.where, self.sep, convert) as reader:
+                yield from reader
+        except (pa.ArrowException, OSError) as error:
+            raise Refusal(f"{self.name} cannot be read on ({_first_line(error)}); correct the file.") from error
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What each column of a table is for."""
+
+    features: tuple[str, ...]
+    timestamp: str | None
+    notes: tuple[str, ...]  # what was decided without being asked
+
+
+def open_table(name: str, where: Path | bytes, sep: str | None = None) -> Table:
+    """A csv or Parquet file, or its bytes, with its schema. The content decides which it is.
+
+    Raises:
+        Refusal: neither, empty, without a header, or with a column name twice.
+    """
+    head = _head(name, where)
+    if not head:
+        raise Refusal(f"{name} is empty; give a csv with a header line, or a Parquet file.")
+    try:
+        if head.startswith(b"PAR1"):
+            with _parquet(where) as file:
+                schema, sep, sample = file.schema_arrow, None, {}
+        elif b"\x00" in head:
+            raise Refusal(f"{name} is neither csv text nor Parquet; give one of them.")
+        else:
+            sep = sep or detect_separator(head)
+            _check_header(name, head, sep)
+            convert = pacsv.ConvertOptions(strings_can_be_null=False, null_values=_NULLS)
+            with _open_csv(where, sep, convert) as reader:
+                schema = reader.schema
+                sample = _samples(reader)
+    except (pa.ArrowException, OSError) as error:
+        raise Refusal(f"{name} is not a readable table ({_first_line(error)}).") from error
+    twice = sorted({column for column in schema.names if schema.names.count(column) > 1 and column})
+    if twice:
+        raise Refusal(f"{name} has column {twice[0]!r} more than once; give each column its own name.")
+    return Table(name, where, sep, schema, sample)
+
+
+def roles(table: Table, options: SourceOptions) -> Roles:
+    """Which columns are features and which is the timestamp.
+
+    Raises:
+        Refusal: a named column is missing, a feature is not numeric, or no feature is left.
+    """
+    names = table.schema.names
+    stamp = timestamp_column(table, options.timestamp, options.columns)
+    others = {
+        option: name
+        for option, name in (
+            ("--labels", options.label_column),
+            ("--group-by", options.group_by),
+            ("--calibrate-by", options.calibrate_by),
+        )
+        if name is not None
+    }
+    for option, name in [*others.items(), *(("--exclude", name) for name in options.exclude)]:
+        table.column(name, option)
+    notes = []
+    if stamp is not None and options.timestamp is None:
+        notes.append(f"Column {stamp!r} is taken as the timestamp.")
+    if options.columns:
+        features = tuple(table.column(name, "--columns") for name in options.columns)
+        for name in features:
+            if features.count(name) > 1:
+                raise Refusal(f"--columns names {name!r} twice.")
+            for option, other in [
+                *others.items(),
+                ("--timestamp", stamp),
+                *(("--exclude", e) for e in options.exclude),
+            ]:
+                if name == other:
+                    raise Refusal(f"Column {name!r} is given to --columns and to {option}; take it out of one of them.")
+    else:
+        left_out = {stamp, *others.values(), *options.exclude}
+        features = tuple(name for name in names if name and name not in left_out)
+        if "" in names:
+            notes.append(f"A column of {table.name} without a name (an index, usually) is left out.")
+    for name in features:
+        if not numeric(table.schema.field(name).type):
+            value = f" ({table.sample[name]!r}, for one)" if name in table.sample else ""
+            raise Refusal(
+                f"Column {name!r} of {table.name} is not numeric{value}; leave it out with --exclude {name!r}, or "
+                "name it with --timestamp, --group-by or --labels if that is what it is."
+            )
+    if not features:
+        raise Refusal(f"{table.name} has no numeric column left to learn from; it has {listed(names)}.")
+    return Roles(features, stamp, tuple(notes))
+
+
+def timestamp_column(table: Table, named: str | None, features: Sequence[str] = ()) -> str | None:
+    """The timestamp column: the one named, else one called timestamp, time, datetime or date that is no feature.
+
+    Raises:
+        Refusal: the table has no column of the name given.
+    """
+    if named is not None:
+        return table.column(named, "--timestamp")
+    lower = {name.lower(): name for name in reversed(table.schema.names)}
+    return next((lower[name] for name in TIMESTAMP_NAMES if name in lower and lower[name] not in features), None)
+
+
+def numeric(kind: pa.DataType) -> bool:
+    """Whether a column of this type can be a feature; one that is empty throughout its first block can."""
+    t = pa.types
+    return bool(
+        t.is_integer(kind) or t.is_floating(kind) or t.is_decimal(kind) or t.is_boolean(kind) or t.is_null(kind)
+    )
+
+
+def detect_separator(head: bytes) -> str:
+    """Which of , ; tab | separates the fields: the one that cuts every line seen into equally many, most of them."""
+    lines = [line for line in head.decode("utf-8", "replace").splitlines() if line.strip()]
+    # The last line may be cut short by the end of the look-ahead.
+    lines = lines[:20] if len(lines) <= 20 and len(head) < _SNIFFED else lines[: min(20, max(1, len(lines) - 1))]
+
+    def merit(sep: str) -> tuple[bool, int]:
+        cells = [len(row) for row in csv.reader(lines, delimiter=sep)]
+        return len(set(cells)) == 1 and cells[0] > 1, cells[0] if cells else 0
+
+    return max(SEPARATORS, key=merit)
+
+
+# What stands for "no value" in a csv; all of it reads as NaN.
+_NULLS = ["", "NaN", "nan", "-nan", "-NaN", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "<NA>"]
+
+
+def _fixed(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_boolean(kind):
+        return pa.bool_()
+    return pa.float64() if numeric(kind) else pa.string()
+
+
+def _head(name: str, where: Path | bytes) -> bytes:
+    if isinstance(where, bytes):
+        return where[:_SNIFFED]
+    try:
+        with where.open("rb") as file:
+            return file.read(_SNIFFED)
+    except OSError as error:
+        raise Refusal(f"{name} cannot be opened ({error.strerror}).") from error
+
+
+def _check_header(name: str, head: bytes, sep: str) -> None:
+    first = next(csv.reader([head.decode("utf-8-sig", "replace").splitlines()[0]], delimiter=sep), [])
+    cells = [cell.strip() for cell in first]
+    if cells and all(re.fullmatch(r"[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?", cell) for cell in cells):
+        # A table saved without names may well have the header 0,1,2,...; any other numbers are data.
+        if cells == [str(i) for i in range(len(cells))]:
+            return
+        raise Refusal(
+            f"The first line of {name} holds numbers ({listed(cells, 3)}) where column names belong; add a header line."
+        )
+
+
+def _samples(reader: pacsv.CSVStreamingReader) -> dict[str, str]:
+    texts = [field.name for field in reader.schema if not numeric(field.type)]
+    if not texts:
+        return {}
+    batch = next(iter(reader), None)
+    if batch is None or batch.num_rows == 0:
+        return {}
+    return {name: str(batch.column(reader.schema.names.index(name))[0].as_py()) for name in texts}
+
+
+def _open_csv(where: Path | bytes, sep: str, convert: pacsv.ConvertOptions) -> pacsv.CSVStreamingReader:
+    return pacsv.open_csv(
+        pa.BufferReader(where) if isinstance(where, bytes) else str(where),
+        read_options=pacsv.ReadOptions(block_size=_BLOCK),
+        parse_options=pacsv.ParseOptions(delimiter=sep),
+        convert_options=convert,
+    )
+
+
+def _parquet(where: Path | bytes) -> pq.ParquetFile:
+    # Without pre-buffering, and through a small buffer, a row group is read page by page.
+    file: Any = pa.BufferReader(where) if isinstance(where, bytes) else str(where)
+    return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BLOCK)
+
+
+def _first_line(error: BaseException) -> str:
+    # Arrow's messages may quote the path they were given; a user sees the item's name instead.
+    text = re.sub(r"'?/\S+'?", "the file", str(error).splitlines()[0] if str(error) else type(error).__name__)
+    return text.rstrip(".")
