@@ -1,0 +1,189 @@
+"""The contract every family keeps, and what turns a fitted family into the graph that is exported.
+
+A family is an `nn.Module` that reads raw batches in the layout of its `InputSpec` and says how strange each sample
+is, in named terms, higher = stranger, and where. What it is inside is its own business: nothing outside this package
+asks. Constructor arguments are the configuration, and each is also an attribute that holds its resolved value.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.errors import Refusal
+from models.families.fusion import Fusion
+from models.spec import InputSpec
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a fit stands. Warm-up and noise depend on nothing else, so a resumed fit repeats the uninterrupted one."""
+
+    step: int  # of the optimiser, from 0
+    total: int  # steps the fit will take at most
+    generator: torch.Generator  # seeded by the fit's seed and this step
+
+    @property
+    def share(self) -> float:
+        """Of the fit that is done, in [0, 1]."""
+        return self.step / max(self.total, 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a family is best fitted when nothing is said."""
+
+    steps: int  # of the optimiser, at most
+    batch: int  # parts a step
+    rate: float  # peak learning rate of AdamW; warm-up over the first 5 %, then half a cosine down to 1 %
+    decay: float = 1e-4  # weight decay
+    clip: float = 1.0  # norm that each player's gradient is clipped to
+    patience: int = 20  # epochs without a better validation loss before stopping
+
+
+class Evidence(NamedTuple):
+    """What a family says of a batch."""
+
+    terms: dict[str, Tensor]  # name -> (B,), float32, higher = stranger
+    map: Tensor  # where: (B, H, W), (B, T, C) or (B, D), float32, in units of clean variation
+
+
+Batches = Callable[[], Iterable[Tensor]]  # a fresh pass over clean raw batches at each call
+
+
+class Family(nn.Module, ABC):
+    """A way of learning what clean product looks like.
+
+    Subclasses take `(spec, *, keyword=default, ...)`.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("image", "series", "vector")  # input kinds the mathematics allows
+    meaning: ClassVar[Mapping[str, str]]  # evidence term -> what it says, for people
+    fused: ClassVar[tuple[str, ...]]  # the terms that enter `score`
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.fusion = Fusion(self.fused)
+
+    @property
+    @abstractmethod
+    def recipe(self) -> Recipe:
+        """Of a fit with no options, for this spec and these arguments."""
+
+    @abstractmethod
+    def start(self, batches: Batches) -> None:
+        """Statistics of a first look at the fit split, before any step."""
+
+    @abstractmethod
+    def players(self) -> dict[str, nn.Module]:
+        """Who learns in turn, by name; empty where nothing is left to learn after `start`."""
+
+    @abstractmethod
+    def loss(self, x: Tensor, player: str, at: Progress) -> dict[str, Tensor]:
+        """Named scalar terms for raw (B, *shape); `total` is minimised over the player's parameters."""
+
+    @abstractmethod
+    def finish(self, batches: Batches) -> None:
+        """Statistics of a last look at the fit split, with the weights as they will be exported."""
+
+    @abstractmethod
+    def evidence(self, x: Tensor) -> Evidence:
+        """Of raw (B, *shape), NaN where missing. Deterministic; evaluation mode."""
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw (B, *shape) -> mean and log-variance of the latent, each (B, L).
+
+        Raises:
+            Refusal: the family has no latent space.
+        """
+        raise Refusal(f"Family {type(self).__name__} has no latent space to encode into; fit a vae for that.")
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent (B, L) -> reconstruction (B, *shape) in raw units, float32.
+
+        Raises:
+            Refusal: the family has no decoder.
+        """
+        raise Refusal(f"Family {type(self).__name__} has no decoder; fit a vae for that.")
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """New samples, (n, *shape) in raw units, float32.
+
+        Raises:
+            Refusal: the family cannot generate.
+        """
+        raise Refusal(f"Family {type(self).__name__} cannot generate samples; fit a vae for that.")
+
+    @property
+    def latent_size(self) -> int:
+        """L, or 0 for a family without a latent space."""
+        return 0
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's keywords with their resolved values."""
+        return {name: getattr(self, name) for name in keywords(type(self))}
+
+    def scored(self, x: Tensor) -> tuple[Tensor, Evidence]:
+        """The fused score, (B,), and the evidence behind it."""
+        found = self.evidence(x)
+        return self.fusion(found.terms), found
+
+
+def keywords(family: type[Family]) -> dict[str, inspect.Parameter]:
+    """The constructor's keyword parameters by name."""
+    parameters = inspect.signature(family.__init__).parameters
+    return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def make(table: Mapping[str, type[Family]], name: str, spec: InputSpec, arguments: Mapping[str, Any]) -> Family:
+    """The named family for a spec.
+
+    Raises:
+        Refusal: an unknown family or argument (listing the right ones), a value of the wrong type, a kind of input
+            that the family's mathematics does not allow.
+    """
+    if name not in table:
+        raise Refusal(f"There is no family {name!r}; the families are {', '.join(table)}.")
+    cls = table[name]
+    known = keywords(cls)
+    given: dict[str, Any] = {}
+    for key, value in arguments.items():
+        head, dot, tail = key.partition(".")
+        if head not in known:
+            raise Refusal(f"Family {name} has no argument {head!r}; its arguments are {', '.join(known)}.")
+        if dot:
+            base = given.get(head, known[head].default)
+            mapping = dict(base) if isinstance(base, Mapping) else {"": base}
+            given[head] = {**mapping, tail: value}
+        elif isinstance(given.get(head), dict):
+            given[head] = {**given[head], "": value}
+        else:
+            given[head] = _typed(name, head, value, known[head].default)
+    if spec.kind not in cls.kinds:
+        raise Refusal(f"Family {name} takes {' and '.join(cls.kinds)} inputs, not {spec.kind}; choose another family.")
+    return cls(spec, **given)
+
+
+def _typed(family: str, key: str, value: Any, default: Any) -> Any:
+    """The value in the type of the argument's default; numbers written as text are read."""
+    wanted = type(default)
+    if isinstance(value, Mapping) or isinstance(value, wanted) and not isinstance(value, bool):
+        return value
+    try:
+        if wanted is bool:
+            return {"true": True, "false": False}[str(value).lower()]
+        if wanted is int and float(value) == int(float(value)):
+            return int(float(value))
+        if wanted is float:
+            return float(value)
+    except (ValueError, KeyError, TypeError, OverflowError):
+        pass
+    kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}.get(wanted, wanted.__name__)
+    raise Refusal(f"Argument {key} of family {family} is {value!r}; it must be {kind}, such as {default!r}.")
