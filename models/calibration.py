@@ -56,7 +56,7 @@ class Tail:
         ratio = alpha / self.share
         if self.shape < 1e-9:
             return self.start - self.scale * math.log(ratio)
-        return self.start + self.scale / self.shape * (ratio**-self.shape - 1.0)
+        return float(self.start + self.scale / self.shape * (ratio**-self.shape - 1.0))
 
 
 def fit_tail(values: Values) -> Tail | None:
@@ -261,7 +261,7 @@ def to_bytes(calibration: Calibration) -> bytes:
                 tail = reference.tail
                 arrays[f"tail_{g}_{t}"] = np.array([tail.start, tail.shape, tail.scale, tail.share], np.float64)
     out = io.BytesIO()
-    np.savez(out, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez(out, allow_pickle=False, **arrays)
     return out.getvalue()
 
 

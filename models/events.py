@@ -63,7 +63,7 @@ class Debounce:
         if found is None:
             return None
         blame = np.atleast_1d(found["map"])
-        order = np.argsort(-blame, kind="stable") if blame.shape == (len(self._columns),) else []
+        order: list[int] = np.argsort(-blame, kind="stable").tolist() if blame.shape == (len(self._columns),) else []
         return Event(
             start=found["start"],
             end=found["end"],

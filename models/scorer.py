@@ -58,10 +58,10 @@ class Verdicts:
         return len(self.status)
 
 
-class Scorer:
-    """A bundle's score graph, open on a device. Safe to call from several threads."""
+class Graph:
+    """A score graph, open on a device. Safe to call from several threads."""
 
-    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int = 0) -> None:
+    def __init__(self, raw: bytes, spec: InputSpec, device: Device = "auto", threads: int = 0) -> None:
         """Opens the graph.
 
         Args:
@@ -71,16 +71,12 @@ class Scorer:
         Raises:
             Refusal: `cuda` was asked for and cannot be had.
         """
-        self.bundle = bundle
-        self.calibration = bundle.calibration
-        self._session, self.device = open_session(bundle.read(SCORE), device, threads)
-        self.terms = [o.name for o in self._session.get_outputs() if o.name != "map"]
+        self.spec = spec
+        self._session, self.device = open_session(raw, device, threads)
+        names = [o.name for o in self._session.get_outputs() if o.name != "map"]
+        self.terms = ["score", *(n for n in names if n != "score")]
         self._masked = "mask" in {i.name for i in self._session.get_inputs()}
-        self._batch = max(1, min(BATCH_MOST, BATCH_VALUES // int(np.prod(bundle.spec.shape))))
-
-    @property
-    def spec(self) -> InputSpec:
-        return self.bundle.spec
+        self._batch = max(1, min(BATCH_MOST, BATCH_VALUES // int(np.prod(spec.shape))))
 
     def run(self, parts: NDArray[Any], maps: bool = False, batch: int = 0) -> dict[str, NDArray[np.float32]]:
         """The graph's outputs for (m, *spec.shape) parts: every term (m,), and `map` if asked for."""
@@ -88,9 +84,8 @@ class Scorer:
         size = batch or self._batch
         runs = [self._session.run(names, self._feed(parts[i : i + size])) for i in range(0, len(parts), size)]
         if not runs:
-            empty: NDArray[np.float32] = np.empty(0, np.float32)
             shape = (0, *self.spec.map_shape)
-            return {n: np.empty(shape, np.float32) if n == "map" else empty for n in names}
+            return {n: np.empty(shape if n == "map" else 0, np.float32) for n in names}
         return {n: np.concatenate([r[i] for r in runs]) if len(runs) > 1 else runs[0][i] for i, n in enumerate(names)}
 
     def _feed(self, parts: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -100,15 +95,39 @@ class Scorer:
         seen = ~np.isnan(parts)
         return {"input": np.where(seen, parts, np.float32(0)), "mask": seen.astype(np.float32)}
 
+
+class Scorer:
+    """A bundle open for scoring. Safe to call from several threads."""
+
+    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int = 0) -> None:
+        """Opens the bundle's graph; see `Graph` for the arguments."""
+        self.bundle = bundle
+        self.calibration = bundle.calibration
+        self.graph = Graph(bundle.read(SCORE), bundle.spec, device, threads)
+
+    @property
+    def spec(self) -> InputSpec:
+        return self.bundle.spec
+
+    @property
+    def device(self) -> str:
+        """Where the graph really runs: cuda or cpu."""
+        return self.graph.device
+
+    @property
+    def terms(self) -> list[str]:
+        """Every evidence term, `score` first."""
+        return self.graph.terms
+
     def evidence(self, block: Block, maps: bool = False) -> Evidence:
         """Raw evidence of a block's samples; a sample is as strange as its strangest part."""
-        out = self.run(block.parts, maps)
+        out = self.graph.run(block.parts, maps)
         n = len(block)
         judged = np.flatnonzero(block.count > 0)
         values: dict[str, Floats] = {}
-        for term in ["score", *(t for t in self.terms if t != "score")]:
+        for term in self.terms:
             column = np.full(n, np.nan)
-            column[judged] = _strongest(out[term].astype(np.float64), block.first[judged], block.count[judged])
+            column[judged] = strongest(out[term].astype(np.float64), block.first[judged], block.count[judged])
             values[term] = column
         return Evidence(values=values, maps=sample_maps(block, out["map"]) if maps else None)
 
@@ -173,7 +192,7 @@ def _has_gpu() -> bool:
     return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
 
 
-def _strongest(values: Floats, first: NDArray[np.int64], count: NDArray[np.int64]) -> Floats:
+def strongest(values: Floats, first: NDArray[np.int64], count: NDArray[np.int64]) -> Floats:
     """Per sample the largest value of its parts; NaN if any is NaN."""
     if len(first) == 0:
         return np.empty(0)

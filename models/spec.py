@@ -131,7 +131,7 @@ def from_json(data: dict[str, Any]) -> InputSpec:
         raise Damaged(f"The bundle's input kind is {kind!r}; this version knows image, series and vector.")
     cls = SPECS[kind]
     known = {f.name for f in fields(cls)}
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
     if unknown := sorted(set(given) - known):
         raise Damaged(f"The bundle's {kind} spec holds {', '.join(unknown)}, which this version does not know.")
     return cls(**given)

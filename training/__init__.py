@@ -1,0 +1,1 @@
+"""Clean data -> bundle, offline."""

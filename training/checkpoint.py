@@ -1,0 +1,97 @@
+"""A fit's state on disk, as safetensors: weights, best weights, optimiser moments and the loop's own numbers.
+
+Nothing is pickled: a checkpoint is tensors and one JSON object. It is written aside, synced and renamed, so that a
+kill at any moment leaves the last whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from models.bundle import sync_folder
+from models.errors import Refusal
+
+
+@dataclass
+class State:
+    """Where the loop stands."""
+
+    key: str  # of the fit: data, family, arguments, seed, steps; another fit's checkpoint is not resumed
+    step: int = 0
+    seconds: float = 0.0
+    best: float = float("inf")  # validation loss
+    best_step: int = 0
+    waited: int = 0  # epochs since it improved
+    history: list[dict[str, float]] | None = None  # a row per epoch
+    stopped: str = ""  # why the fit ended; empty while it goes on
+
+
+def save(
+    path: Path,
+    state: State,
+    family: nn.Module,
+    best: dict[str, Tensor],
+    optimisers: dict[str, Optimizer],
+) -> None:
+    """Writes the checkpoint. The seed and the step determine every random draw, so no generator state is needed."""
+    tensors = {f"weights.{k}": v for k, v in family.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in best.items()}
+    for player, optimiser in optimisers.items():
+        for i, moments in optimiser.state_dict()["state"].items():
+            tensors |= {f"moments.{player}.{i}.{k}": v for k, v in moments.items()}
+    aside = path.with_suffix(".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A copy each: safetensors refuses tensors that share memory.
+    save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, aside, {"state": _json(state)})
+    with open(aside, "rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(aside, path)
+    sync_folder(path.parent)
+
+
+def load(
+    path: Path, key: str, family: nn.Module, optimisers: dict[str, Optimizer], device: torch.device
+) -> tuple[State, dict[str, Tensor]]:
+    """Restores a fit into the family and optimisers; returns the loop's state and the best weights.
+
+    Raises:
+        Refusal: no checkpoint of this very fit.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as data:
+            state = State(**json.loads(data.metadata()["state"]))
+            tensors = {name: data.get_tensor(name) for name in data.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError as error:
+        raise Refusal("There is no interrupted fit of this command to resume; run it without --resume.") from error
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise Refusal(f"The checkpoint {path.name} cannot be read ({error}); run without --resume.") from error
+    if state.key != key:
+        raise Refusal("The interrupted fit had other data or options; run without --resume to start anew.")
+    state.best = float(state.best)
+    family.load_state_dict(_under(tensors, "weights."))
+    for player, optimiser in optimisers.items():
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under(tensors, f"moments.{player}.").items():
+            i, _, field = name.partition(".")
+            moments.setdefault(int(i), {})[field] = tensor
+        optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    return state, _under(tensors, "best.")
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _json(state: State) -> str:
+    return json.dumps(
+        {k: str(v) if isinstance(v, float) and v == float("inf") else v for k, v in asdict(state).items()}
+    )

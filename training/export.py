@@ -1,0 +1,219 @@
+"""A fitted family -> ONNX graphs, and the gate that proves they say what torch says.
+
+What is exported is the score, not the network: raw input in, every evidence term and the map out. The graphs carry no
+source paths or exporter metadata, so that the same fit gives the same bytes anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.bundle import DECODER, ENCODER, SCORE
+from models.errors import Refusal
+from models.families import Family
+from models.scorer import open_session
+from models.spec import ImageSpec
+
+OPSET = 20
+TOLERANCE = 1e-4  # of max(|value|, the term's interquartile range over the calibration set)
+GATE_BATCH = 64
+
+
+class ScoreGraph(nn.Module):
+    """`input` (and `mask`) -> `score`, every term, `map`."""
+
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self.family = family
+        self.names = ["score", *family.meaning, "map"]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        if mask is not None:
+            x = torch.where(mask > 0.5, x, torch.full_like(x, torch.nan))
+        score, found = self.family.scored(x)
+        return (score, *(found.terms[t] for t in self.family.meaning), found.map)
+
+
+class EncoderGraph(nn.Module):
+    """`input` (and `mask`) -> `mean`, `log_variance`."""
+
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self.family = family
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if mask is not None:
+            x = torch.where(mask > 0.5, x, torch.full_like(x, torch.nan))
+        return self.family.encode(x)
+
+
+class DecoderGraph(nn.Module):
+    """`latent` -> `reconstruction`."""
+
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self.family = family
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.family.decode(z)
+
+
+def export(family: Family) -> dict[str, bytes]:
+    """The graphs of a fitted family, by file name."""
+    family.eval()
+    x = _example(family)
+    inputs: tuple[Tensor, ...] = (x,)
+    names = ["input"]
+    if family.spec.missing == "allow":
+        inputs, names = (x, torch.ones_like(x)), ["input", "mask"]
+    score = ScoreGraph(family)
+    graphs = {SCORE: _graph(score, inputs, names, score.names)}
+    if family.latent_size:
+        z = torch.zeros(3, family.latent_size)
+        graphs[ENCODER] = _graph(EncoderGraph(family), inputs, names, ["mean", "log_variance"])
+        graphs[DECODER] = _graph(DecoderGraph(family), (z,), ["latent"], ["reconstruction"])
+    return graphs
+
+
+def _example(family: Family) -> Tensor:
+    spec = family.spec
+    rng = np.random.default_rng(0)
+    top = 2**spec.depth if isinstance(spec, ImageSpec) else 2
+    return torch.from_numpy(rng.integers(0, top, (3, *spec.shape)).astype(spec.dtype))
+
+
+def _graph(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]) -> bytes:
+    batch = torch.export.Dim("batch", min=1, max=2**20)
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            inputs,
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=names,
+            output_names=outputs,
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Removes what the exporter says of itself: stack traces with source paths, and one line per node on its origin."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    model.producer_name, model.producer_version = "vaegis", ""
+    graph = model.graph
+    graph.doc_string = ""
+    graph.name = "vaegis"
+    del graph.metadata_props[:]
+    for node in [*graph.node, *(n for f in model.functions for n in f.node)]:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        value.doc_string = ""
+        del value.metadata_props[:]
+    del graph.value_info[:]
+    for tensor in graph.initializer:
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter narrates its steps on stdout and warns of its own deprecations; a person fitting a model can act
+    on neither. Errors still surface as exceptions."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the gate measured: the largest difference of each kind, as a share of what is allowed."""
+
+    torch: float  # torch against onnxruntime
+    batch: float  # batch 1 against batch 64
+    samples: int
+
+
+def gate(
+    family: Family,
+    graph: bytes,
+    take: Callable[[NDArray[np.int64]], NDArray[np.generic]],
+    parts: NDArray[np.int64],
+    threshold: Callable[[NDArray[np.float64]], float],
+) -> Gate:
+    """Proves over the whole calibration set that the graph repeats the fitted family.
+
+    Args:
+        take: part numbers -> raw parts.
+        parts: the calibration set.
+        threshold: calibration scores -> the threshold by which decisions are compared.
+
+    Raises:
+        Refusal: naming the worst sample and term; no bundle may be written.
+    """
+    session, _ = open_session(graph, "cpu")
+    terms = ["score", *family.meaning]
+    masked = family.spec.missing == "allow"
+
+    def run(x: NDArray[np.generic]) -> NDArray[np.float64]:
+        feed = {"input": np.nan_to_num(x), "mask": (~np.isnan(x)).astype(np.float32)} if masked else {"input": x}
+        return np.stack(session.run(terms, feed), axis=1).astype(np.float64)
+
+    ours, full, single = [], [], []
+    family.eval()
+    for i in range(0, len(parts), GATE_BATCH):
+        x = take(parts[i : i + GATE_BATCH])
+        with torch.no_grad():
+            score, found = family.scored(torch.from_numpy(x))
+        ours.append(torch.stack([score, *(found.terms[t] for t in family.meaning)], dim=1).double().numpy())
+        full.append(run(x))
+        if not np.array_equal(full[-1], run(x), equal_nan=True):
+            raise Refusal("The exported graph gave two answers to one batch; no bundle was written.")
+        single += [run(x[j : j + 1]) for j in range(len(x))]
+    expected, got, alone = np.concatenate(ours), np.concatenate(full), np.concatenate(single)
+    spread = np.subtract(*np.percentile(got, [75, 25], axis=0))
+    allowed = TOLERANCE * np.maximum(np.maximum(np.abs(expected), spread), 1e-30)
+    shares = []
+    for what, other in (("torch", expected), ("a batch of one", alone)):
+        share = np.where(np.isfinite(got), np.abs(got - other) / allowed, np.inf)
+        worst, column = np.unravel_index(int(np.argmax(share)), share.shape)
+        if share[worst, column] > 1:
+            raise Refusal(
+                f"The export gate failed: on calibration sample {worst} the graph gives {terms[column]} "
+                f"{got[worst, column]:.6g} where {what} gives {other[worst, column]:.6g}. No bundle was written."
+            )
+        limit = threshold(got[:, 0])
+        clear = np.abs(got[:, 0] - limit) > allowed[:, 0]
+        flips = np.flatnonzero(((got[:, 0] > limit) != (other[:, 0] > limit)) & clear)
+        if len(flips):
+            raise Refusal(
+                f"The export gate failed: calibration sample {flips[0]} is judged otherwise by {what}. No bundle was "
+                "written."
+            )
+        shares.append(float(share[worst, column]))
+    return Gate(torch=shares[0], batch=shares[1], samples=len(parts))

@@ -1,0 +1,268 @@
+"""The one training loop.
+
+Every random draw of step s comes from generators seeded by (seed, s), and the order of samples from (seed, pass):
+where a fit stands is therefore its step, its weights and its optimiser's moments, and a fit that is killed and resumed
+repeats the uninterrupted one bit for bit on the CPU.
+
+An epoch is one pass over the fit split, or as many as make `EPOCH_LEAST` steps; it ends with the validation loss, the
+stopping decision and a checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import Optimizer
+
+from models.blocks import Samples
+from models.errors import Refusal
+from models.families import Batches, Family, Progress, Recipe
+from training import checkpoint
+from training.augment import augment
+from training.checkpoint import State
+from training.splits import Split, parts_of
+
+EPOCH_LEAST = 50  # steps: passes over a few hundred samples are too short to judge
+LOOK = 256  # parts per batch of the first, last and validating looks
+LOOK_MOST = 50_000  # parts those looks take: statistics of more change nothing
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What bounds a fit."""
+
+    seed: int = 0
+    steps: int | None = None  # at most; None takes the family's recipe
+    max_time: float | None = None  # seconds of training, at most
+    batch: int | None = None
+    rate: float | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a person who waits is shown."""
+
+    step: int
+    total: int
+    terms: dict[str, float]  # loss terms of this step
+    validate: float | None  # loss of the last epoch
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A family with its best weights, on the CPU in evaluation mode, and how it got there."""
+
+    family: Family
+    history: list[dict[str, float]]  # per epoch: step, each term's mean, validate
+    steps: int
+    best_step: int
+    seconds: float
+    stopped: str  # "steps", "no improvement" or "time"
+
+
+def fit(
+    family: Family,
+    samples: Samples,
+    split: Split,
+    options: FitOptions,
+    *,
+    key: str = "",
+    path: Path | None = None,
+    resume: bool = False,
+    show: Callable[[Step], None] = lambda _: None,
+) -> Fitted:
+    """Fits a family to the fit split.
+
+    Args:
+        key: identifies the fit, so that only its own checkpoint is resumed.
+        path: of the checkpoint; None keeps none.
+        resume: go on from the checkpoint.
+        show: called after every step.
+
+    Raises:
+        Refusal: a loss that is not finite (naming the term), a device that is not there, nothing to resume.
+    """
+    recipe = family.recipe
+    total = options.steps if options.steps is not None else recipe.steps
+    batch = options.batch or recipe.batch
+    accelerator, precision = _device(options.device)
+    fabric = Fabric(accelerator=accelerator, precision=precision, devices=1)
+    fit_parts, held_parts = parts_of(samples, split.fit), parts_of(samples, split.validate)
+    batch = min(batch, max(2, len(fit_parts)))
+    first_look = looks(samples, fit_parts)
+    family.start(first_look)
+    model = fabric.setup_module(family)
+    model.mark_forward_method("loss")
+    optimisers: dict[str, Optimizer] = {}
+    for name, player in family.players().items():
+        parameters = list(player.parameters())
+        plain = torch.optim.AdamW(parameters, lr=options.rate or recipe.rate, weight_decay=recipe.decay)
+        optimisers[name] = cast(Optimizer, fabric.setup_optimizers(plain))
+    total = total if optimisers else 0
+    state, best = State(key=key), weights(family)
+    if resume and path is not None:
+        state, best = checkpoint.load(path, key, family, optimisers, fabric.device)
+    history = state.history = state.history or []
+    epoch = max(EPOCH_LEAST, math.ceil(len(fit_parts) / batch))
+    sums: dict[str, float] = {}
+    order = Order(fit_parts, batch, options.seed)
+    began = time.monotonic() - state.seconds
+    while state.step < total and not state.stopped:
+        family.train()
+        at = Progress(state.step, total, generator(options.seed, state.step, fabric.device))
+        x = augment(torch.from_numpy(samples.take(order.of(state.step))).to(fabric.device), family.spec, at.generator)
+        terms = _step(fabric, model, optimisers, x, at, options.rate or recipe.rate, recipe)
+        state.step += 1
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + value
+        last = state.step == total or _late(began, options.max_time)
+        if last or state.step % epoch == 0:
+            held = _validate(model, family, samples, held_parts, total, options.seed, fabric.device)
+            steps = state.step - int(history[-1]["step"] if history else 0)
+            history.append({"step": state.step, **{k: v / steps for k, v in sums.items()}, "validate": held})
+            sums = {}
+            if held < state.best:
+                state.best, state.best_step, state.waited, best = held, state.step, 0, weights(family)
+            else:
+                state.waited += 1
+            if state.step < total and state.waited >= recipe.patience:
+                state.stopped = "no improvement"
+            elif state.step < total and last:
+                state.stopped = "time"
+            state.seconds = time.monotonic() - began
+            if path is not None:
+                checkpoint.save(path, state, family, best, optimisers)
+        show(Step(state.step, total, terms, history[-1]["validate"] if history else None))
+    family.load_state_dict(best)
+    family.eval().to("cpu")
+    family.finish(first_look)
+    seconds = time.monotonic() - began
+    return Fitted(family, history, state.step, state.best_step, seconds, state.stopped or "steps")
+
+
+def _step(
+    fabric: Fabric,
+    model: Any,
+    optimisers: dict[str, Optimizer],
+    x: Tensor,
+    at: Progress,
+    rate: float,
+    recipe: Recipe,
+) -> dict[str, float]:
+    """One turn of every player; returns the loss terms, prefixed by the player where there are several."""
+    shown: dict[str, float] = {}
+    for player, optimiser in optimisers.items():
+        for group in optimiser.param_groups:
+            group["lr"] = rate * _pace(at)
+        optimiser.zero_grad()
+        terms = model.loss(x, player, at)
+        for name, value in terms.items():
+            number = value.item()
+            if not math.isfinite(number):
+                raise Refusal(
+                    f"The loss term {name} became {number} at step {at.step}. Fit with a smaller learning rate "
+                    f"(--rate {rate / 5:g}) or look for extreme values in the clean data."
+                )
+            shown[name if len(optimisers) == 1 else f"{player}.{name}"] = number
+        fabric.backward(terms["total"])
+        fabric.clip_gradients(model, optimiser, max_norm=recipe.clip, error_if_nonfinite=False)
+        optimiser.step()
+    return shown
+
+
+def _validate(
+    model: Any,
+    family: Family,
+    samples: Samples,
+    parts: NDArray[np.int64],
+    total: int,
+    seed: int,
+    device: torch.device,
+) -> float:
+    """The loss of the validate split at full warm-up, summed over players; the same draws at every epoch."""
+    family.eval()
+    loss, count = 0.0, 0
+    with torch.no_grad():
+        for i, x in enumerate(looks(samples, parts)()):
+            at = Progress(total, total, generator(seed, -1 - i, device))
+            for player in family.players():
+                loss += model.loss(x.to(device), player, at)["total"].item() * len(x)
+            count += len(x)
+    return loss / max(count, 1)
+
+
+class Order:
+    """Which parts each step sees: endless shuffled passes, cut into batches; a function of the step alone."""
+
+    def __init__(self, parts: NDArray[np.int64], batch: int, seed: int) -> None:
+        self._parts, self._batch, self._seed = parts, batch, seed
+        self._pass, self._shuffled = -1, parts
+
+    def of(self, step: int) -> NDArray[np.int64]:
+        n, at, need = len(self._parts), step * self._batch, self._batch
+        taken: list[NDArray[np.int64]] = []
+        while need:
+            number, offset = divmod(at, n)
+            if number != self._pass:
+                rng = np.random.default_rng([abs(self._seed), number])
+                self._pass, self._shuffled = number, rng.permutation(self._parts)
+            taken.append(self._shuffled[offset : offset + need])
+            at, need = at + len(taken[-1]), need - len(taken[-1])
+        return np.concatenate(taken)
+
+
+def looks(samples: Samples, parts: NDArray[np.int64]) -> Batches:
+    """Passes over the parts in order, on the CPU; an even selection where they are very many."""
+    if len(parts) > LOOK_MOST:
+        parts = parts[np.linspace(0, len(parts) - 1, LOOK_MOST).astype(np.int64)]
+
+    def once() -> Iterator[Tensor]:
+        for i in range(0, len(parts), LOOK):
+            yield torch.from_numpy(samples.take(parts[i : i + LOOK]))
+
+    return once
+
+
+def weights(family: Family) -> dict[str, Tensor]:
+    """A copy of every parameter and buffer."""
+    return {k: v.detach().clone() for k, v in family.state_dict().items()}
+
+
+def generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """The generator of one step."""
+    mixed = np.random.SeedSequence([abs(seed), step % 2**32]).generate_state(2, np.uint32)
+    return torch.Generator(device).manual_seed(int(mixed[0]) << 31 ^ int(mixed[1]))
+
+
+def _pace(at: Progress) -> float:
+    """Share of the peak learning rate: linear warm-up over 5 % of the steps, then half a cosine down to 1 %."""
+    warm = max(1, at.total // 20)
+    if at.step < warm:
+        return (at.step + 1) / warm
+    done = (at.step - warm) / max(1, at.total - warm)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _late(began: float, limit: float | None) -> bool:
+    return limit is not None and time.monotonic() - began >= limit
+
+
+def _device(device: str) -> tuple[str, Literal["32-true", "bf16-mixed"]]:
+    """Fabric's accelerator and precision."""
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise Refusal("Device cuda was asked for, but torch sees no GPU here; use --device cpu.")
+    if device == "cpu" or not there:
+        return "cpu", "32-true"
+    return "cuda", "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"

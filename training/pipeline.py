@@ -1,0 +1,292 @@
+"""A clean source -> a calibrated bundle: open, split, fit, fuse, export, calibrate, prove, report, write.
+
+Nothing is written where the bundle will be until all of it is proven; whatever fails leaves no bundle behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+
+from models import inputs, sources
+from models import spec as specs
+from models.blocks import Samples
+from models.bundle import CALIBRATION, ROI, SCORE, WEIGHTS, Bundle, write_bundle
+from models.calibration import ALL, Calibration, Decision, calibrate, decide, smallest_alpha, to_bytes
+from models.errors import Conflict, Refusal
+from models.families import FAMILIES, Family, make
+from models.inputs import InputOptions
+from models.scorer import Graph, strongest
+from models.sources import SourceOptions
+from training import report
+from training.export import Gate, export, gate
+from training.fit import FitOptions, Fitted, Step, fit, looks
+from training.splits import Split, parts_of, split
+
+MAP_SAMPLES = 256  # calibration samples whose maps set the colour scale
+LIBRARIES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "lightning-fabric")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One fit, as a user asks for it."""
+
+    source: Path
+    name: str
+    out: Path  # where the bundle will be; must not exist
+    work: Path  # where checkpoints are kept between runs
+    family: str = "vae"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    reading: SourceOptions = field(default_factory=SourceOptions)
+    shaping: InputOptions = field(default_factory=InputOptions)
+    alpha: float = 0.01
+    options: FitOptions = field(default_factory=FitOptions)
+    resume: bool = False
+    parent: str | None = None  # digest of the bundle this one replaces
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a fit gave."""
+
+    bundle: Bundle
+    fitted: Fitted
+    split: Split
+    calibration: Calibration
+    gate: Gate
+    notes: tuple[str, ...]  # what the user should know: choices made, warnings
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a person who waits is shown; every member may be a no-op."""
+
+    stage: Callable[[str], None] = lambda _: None  # a sentence on what begins
+    note: Callable[[str], None] = lambda _: None  # a choice made or a warning
+    read: Callable[[int, int | None], None] = lambda done, total: None  # samples spooled
+    step: Callable[[Step], None] = lambda _: None
+
+
+def run(request: Request, watch: Watch | None = None) -> Made:
+    """Fits, calibrates and writes a bundle.
+
+    Raises:
+        Refusal: anything a user can cause, before the bundle's folder exists.
+    """
+    watch = watch or Watch()
+    if request.out.exists():
+        raise Conflict(f"{request.out} exists already; a bundle is never altered. Name another --out folder.")
+    if not 0.0 < request.alpha < 1.0:
+        raise Refusal(f"The false-alarm rate alpha is {request.alpha}; give a number between 0 and 1, such as 0.01.")
+    if request.family not in FAMILIES:
+        raise Refusal(f"There is no family {request.family!r}; the families are {', '.join(FAMILIES)}.")
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        watch.note(text)
+
+    watch.stage("Reading the clean data")
+    source = sources.open_source(request.source, request.reading)
+    spec, said = inputs.infer_spec(source, request.shaping)
+    for text in said:
+        note(text)
+    # Built once before the data are spooled, so that a wrong argument is answered at once; and under the seed.
+    torch.manual_seed(request.options.seed)
+    family = make(FAMILIES, request.family, spec, request.arguments)
+    roi = inputs.read_roi(request.shaping.roi) if request.shaping.roi is not None else None
+    with tempfile.TemporaryDirectory(prefix="vaegis-fit-") as folder:
+        samples = inputs.load(source, spec, Path(folder), roi=roi, progress=watch.read)
+        for item, why in samples.skipped[:3]:
+            note(f"Left out {item}: {why}")
+        if len(samples.skipped) > 3:
+            note(f"{len(samples.skipped)} items were left out in all.")
+        parted = split(samples, request.options.seed)
+        key = _key(request, spec, samples.digest)
+        path = request.work / key[:32] / "checkpoint.safetensors"
+        if path.exists() and not request.resume:
+            note(
+                "An interrupted fit of this very command is kept; this run starts anew. Add --resume to go on from it."
+            )
+        watch.stage(f"Fitting {request.family} on {len(parted.fit)} samples ({specs.describe(spec)})")
+        fitted = fit(
+            family, samples, parted, request.options, key=key, path=path, resume=request.resume, show=watch.step
+        )
+        watch.stage("Exporting and calibrating")
+        fuse(family, samples, parted)
+        graphs = export(family)
+        calibration = _calibration(graphs[SCORE], samples, parted)
+        alpha, decision = _default(calibration, request.alpha, note)
+        proof = gate(
+            family,
+            graphs[SCORE],
+            samples.take,
+            parts_of(samples, parted.calibrate),
+            lambda scores: float(np.quantile(scores, 1 - alpha)),
+        )
+        watch.stage("Writing the report")
+        arguments = family.arguments()
+        training = _training(request, samples, parted, fitted, proof)
+        facts = report.Facts(
+            name=request.name,
+            family=request.family,
+            arguments=arguments,
+            spec=spec,
+            meaning=_meaning(family),
+            samples=samples,
+            split=parted,
+            history=fitted.history,
+            graphs=graphs,
+            calibration=calibration,
+            decision=decision,
+            training=training,
+            notes=tuple(notes),
+        )
+        files = {
+            **graphs,
+            CALIBRATION: to_bytes(calibration),
+            WEIGHTS: save({k: v.contiguous() for k, v in family.state_dict().items()}),
+            **report.build(facts),
+        }
+        if roi is not None:
+            files[ROI] = _npy(roi)
+        bundle = write_bundle(
+            request.out,
+            files,
+            family=request.family,
+            arguments=arguments,
+            spec=specs.to_json(spec),
+            evidence=_meaning(family),
+            alpha=alpha,
+            training=training,
+            lineage={"parent": request.parent},
+            versions=_versions(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+    path.unlink(missing_ok=True)
+    return Made(bundle, fitted, parted, calibration, proof, tuple(notes))
+
+
+def fuse(family: Family, samples: Samples, parted: Split) -> None:
+    """Fits the fused score on the validate split."""
+    family.eval()
+    found: dict[str, list[torch.Tensor]] = {}
+    with torch.no_grad():
+        for x in looks(samples, parts_of(samples, parted.validate))():
+            for term, values in family.evidence(x).terms.items():
+                found.setdefault(term, []).append(values)
+    family.fusion.fit({t: torch.cat(v) for t, v in found.items()})
+
+
+def evidence_of(graph: Graph, samples: Samples, chosen: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Term -> (n,) raw evidence of the chosen samples, through the exported graph."""
+    columns: dict[str, list[NDArray[np.float64]]] = {t: [] for t in graph.terms}
+    step = 4096 if samples.spec.kind == "vector" else 512
+    for i in range(0, len(chosen), step):
+        some = chosen[i : i + step]
+        out = graph.run(samples.take(parts_of(samples, some)))
+        count = samples.count[some]
+        first = np.cumsum(count) - count
+        for term in graph.terms:
+            columns[term].append(strongest(out[term].astype(np.float64), first, count))
+    return {t: np.concatenate(v) if v else np.empty(0) for t, v in columns.items()}
+
+
+def _calibration(graph: bytes, samples: Samples, parted: Split) -> Calibration:
+    opened = Graph(graph, samples.spec, "cpu")
+    chosen = parted.calibrate
+    values = evidence_of(opened, samples, chosen)
+    groups = [samples.calibration_groups[i] for i in chosen] if samples.calibration_groups is not None else None
+    some = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), MAP_SAMPLES)).astype(np.int64)]
+    maps = opened.run(samples.take(parts_of(samples, some)[: 4 * MAP_SAMPLES]), maps=True)["map"]
+    low, high = (float(q) for q in np.quantile(maps, [0.5, 0.999]))
+    effective: int | dict[str, int] = parted.effective
+    if groups is not None and parted.effective < len(chosen):
+        # Windows that overlap are spread over the groups in proportion.
+        effective = {g: max(1, groups.count(g) * parted.effective // len(chosen)) for g in set(groups)}
+        effective[ALL] = parted.effective
+    return calibrate(values, groups, effective, (low, high))
+
+
+def _default(calibration: Calibration, alpha: float, note: Callable[[str], None]) -> tuple[float, Decision]:
+    """The rate used when none is asked for: the one given, or the lowest the clean samples can support."""
+    group = calibration.groups[ALL]
+    lowest = smallest_alpha(group)
+    if alpha < lowest:
+        usable = min(0.5, float(np.ceil(lowest * 1000) / 1000))
+        note(
+            f"A false-alarm rate of {alpha:g} needs more than the {group.effective} independent clean samples held out "
+            f"for calibration; this model's own rate is {usable:g}. Add clean samples for a lower one."
+        )
+        alpha = usable
+    decision = decide(calibration, alpha)
+    if decision.extrapolated:
+        note(
+            f"At a false-alarm rate of {alpha:g} the threshold is extrapolated beyond the {group.effective} independent "
+            "clean samples held out for calibration, and verdicts say so. Add clean samples for a measured one."
+        )
+    for name, one in calibration.groups.items():
+        if name != ALL and alpha < smallest_alpha(one):
+            note(f"Group {name!r} has only {one.effective} calibration samples; asking for it at {alpha:g} is refused.")
+    return alpha, decision
+
+
+def _meaning(family: Family) -> dict[str, str]:
+    terms = ", ".join(family.fused)
+    return {"score": f"the fused statistic of {terms}: how improbable they are together", **family.meaning}
+
+
+def _key(request: Request, spec: specs.InputSpec, digest: str) -> str:
+    """What makes two fits the same."""
+    options = request.options
+    facts = [digest, specs.to_json(spec), request.family, dict(request.arguments), options.seed, options.steps]
+    facts += [options.batch, options.rate, version("torch")]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _training(request: Request, samples: Samples, parted: Split, fitted: Fitted, proof: Gate) -> dict[str, Any]:
+    return {
+        "data_digest": samples.digest,
+        "samples": len(samples),
+        "skipped": len(samples.skipped),
+        "split": parted.counts(),
+        "calibrate_independent": parted.effective,
+        "group_by": request.reading.group_by,
+        "seed": request.options.seed,
+        "steps": fitted.steps,
+        "best_step": fitted.best_step,
+        "stopped": fitted.stopped,
+        "seconds": round(fitted.seconds, 2),
+        "parameters": sum(p.numel() for p in fitted.family.parameters()),
+        "gate": {"torch": proof.torch, "batch": proof.batch, "samples": proof.samples},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"vaegis": version("vaegis"), "python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except ModuleNotFoundError:
+            continue
+    return found
+
+
+def _npy(array: NDArray[np.bool_]) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=False)
+    return out.getvalue()
