@@ -46,8 +46,17 @@ class Settings(BaseSettings):
     concurrency: int = Field(
         default=4, ge=1, le=1024, description="Requests decoded and scored at the same time; the others wait in turn."
     )
+    queue: int = Field(
+        default=256, ge=0, description="Requests that may wait for their turn; more are answered 503 at once."
+    )
+    open_models: int = Field(
+        default=16, ge=1, description="Model versions kept open; the least recently used is closed beyond that."
+    )
     max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body, in bytes; more is a 413.")
     max_samples: int = Field(default=65_536, ge=1, description="Most samples in one request; more is a 413.")
+    max_array_bytes: int = Field(
+        default=256 * 2**20, ge=1, description="Largest request once its samples are decoded, in bytes; more is a 413."
+    )
     max_pixels: int = Field(
         default=50_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
     )

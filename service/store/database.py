@@ -153,17 +153,19 @@ def _migrate(engine: Engine) -> None:
 
 @contextmanager
 def _told(engine: Engine) -> Iterator[None]:
-    """The database's own failures, said in a sentence that shows no password."""
+    """The database's own failures, said in a sentence that shows neither password nor path."""
     try:
         yield
     except (DBAPIError, engine.dialect.loaded_dbapi.Error) as error:
         # The second kind comes from a connection being prepared, where SQLAlchemy does not wrap it.
         cause = error.orig if isinstance(error, DBAPIError) else error
-        where = engine.url.render_as_string(hide_password=True)
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         if "not a database" in reason or "malformed" in reason:
-            raise Damaged(f"The store {where} is damaged ({reason}); restore it from a backup.") from error
-        raise Unavailable(f"The store {where} cannot be used: {reason}. See that it is there and writable.") from error
+            raise Damaged(f"The store is damaged ({reason}); restore it from a backup.") from error
+        raise Unavailable(
+            f"The store cannot be used: {reason}. See that what VAEGIS_HOME and VAEGIS_STORE_URL name is there and can "
+            "be written."
+        ) from error
 
 
 class Unavailable(Refusal):

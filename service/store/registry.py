@@ -121,6 +121,12 @@ class Registry:
     def close(self) -> None:
         self.database.close()
 
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def add(self, name: str, folder: Path, *, move: bool = False, by: str = "") -> Registered:
         """Registers a bundle as the model's next version; a model's first version becomes its champion.
 
