@@ -72,19 +72,26 @@ class Table:
             raise Refusal(f"{self.name} has no column {name!r} for {option}; it has {listed(self.schema.names)}.")
         return name
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, columns: Sequence[str], stamp: str | None = None, words: Sequence[str] = ()
+    ) -> Iterator[pa.RecordBatch]:
         """The rows, front to back, with these columns only.
+
+        In a csv, `stamp` keeps whole numbers whole (nanoseconds do not fit a float), and `words` stay as written.
 
         Raises:
             Refusal: a row cannot be read, or a value is not of its column's type.
         """
-        names = list(dict.fromkeys(columns))
+        names = list(dict.fromkeys([*columns, *([stamp] if stamp is not None else []), *words]))
         try:
             if self.sep is None:
                 with _parquet(self.where) as file:
                     yield from file.iter_batches(batch_size=_BATCH, columns=names)
                 return
             types = {field.name: _fixed(field.type) for field in self.schema}
+            if stamp is not None and pa.types.is_integer(self.schema.field(stamp).type):
+                types[stamp] = pa.int64()
+            types |= dict.fromkeys(words, pa.string())
             convert = pacsv.ConvertOptions(
                 column_types=types, include_columns=names, strings_can_be_null=False, null_values=_NULLS
             )
@@ -169,8 +176,8 @@ def roles(table: Table, options: SourceOptions) -> Roles:
                     raise Refusal(f"Column {name!r} is given to --columns and to {option}; take it out of one of them.")
     else:
         left_out = {stamp, *others.values(), *options.exclude}
-        features = tuple(name for name in names if name and name not in left_out)
-        if "" in names:
+        features = tuple(name for name in names if not _nameless(name) and name not in left_out)
+        if any(_nameless(name) for name in names):
             notes.append(f"A column of {table.name} without a name (an index, usually) is left out.")
     for name in features:
         if not numeric(table.schema.field(name).type):
@@ -215,6 +222,11 @@ def detect_separator(head: bytes) -> str:
         return len(set(cells)) == 1 and cells[0] > 1, cells[0] if cells else 0
 
     return max(SEPARATORS, key=merit)
+
+
+def _nameless(name: str) -> bool:
+    """Whether a column is a data frame's unnamed index: no feature, and nothing a user could name."""
+    return not name or name.startswith("__index_level_")
 
 
 # What stands for "no value" in a csv; all of it reads as NaN.

@@ -1,0 +1,91 @@
+"""Uploaded files -> a block; and blocks of several items as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from models.blocks import Block
+from models.errors import Malformed, Refusal, TooLarge
+from models.inputs.images import Mask, fitted_roi, image_block, take_file
+from models.inputs.options import LIMITS, Limits
+from models.inputs.rows import Rows, Wanted, table_rows
+from models.inputs.stream import row_blocks
+from models.sources.images import looks_like_image
+from models.sources.options import SourceOptions
+from models.sources.tables import open_table
+from models.spec import ImageSpec, InputSpec, SeriesSpec, describe
+
+ALL = 1 << 62  # a request is one block, however many rows it has
+
+
+def from_files(
+    spec: InputSpec, files: Sequence[tuple[str, bytes]], *, roi: Mask | None = None, limits: Limits = LIMITS
+) -> Block:
+    """Uploaded files, in their order: an image each, or a csv or Parquet table each (its rows are samples).
+
+    Raises:
+        Malformed: no file.
+        Refusal: the one table given does not fit the model; timestamps that do not ascend.
+        TooLarge: more images or rows than the limit.
+    """
+    if not files:
+        raise Malformed('The body holds no file; send each in a form field "file".')
+    check_count(len(files), "file", limits)
+    if isinstance(spec, ImageSpec):
+        mask = fitted_roi(spec, roi)
+        return image_block(
+            [take_file(name, i, data, spec, mask, None, limits) for i, (name, data) in enumerate(files)], spec
+        )
+    wanted = Wanted(spec.columns, spec.timestamp if isinstance(spec, SeriesSpec) else None)
+    found: list[Block] = []
+    rows = 0
+    for name, data in files:
+        if looks_like_image(data):
+            raise Refusal(f"{name} is an image, and the model takes {describe(spec)}; send csv or Parquet files.")
+        opener = partial(open_table, name, data)
+        whole: list[Rows] = []
+        for chunk in table_rows(name, opener, SourceOptions(), wanted, len(files) == 1):
+            rows += len(chunk.values)
+            check_count(rows, "row", limits)
+            whole.append(chunk)
+        if not whole:
+            why = f"{name} is empty: it has no rows."
+            if len(files) == 1:
+                raise Refusal(why)
+            whole.append(Rows(name, 0, np.empty((0, len(spec.columns)), np.float32), error=why))
+        found += row_blocks(whole, spec, ALL)
+    return join(found)
+
+
+def join(blocks: Sequence[Block]) -> Block:
+    """Blocks end to end, as one. No item may lie in two of them, since windows would then be counted twice."""
+    if len(blocks) == 1:
+        return blocks[0]
+    rows = np.cumsum([0, *(len(b) for b in blocks)]).tolist()
+    parts = np.cumsum([0, *(len(b.parts) for b in blocks)]).tolist()
+    stamped = any(b.timestamps is not None for b in blocks)
+    grouped = any(b.groups is not None for b in blocks)
+    return Block(
+        items=[item for b in blocks for item in b.items],
+        index=np.concatenate([b.index for b in blocks]),
+        parts=np.concatenate([b.parts for b in blocks]),
+        first=np.concatenate([b.first + p for b, p in zip(blocks, parts, strict=False)]),
+        count=np.concatenate([b.count for b in blocks]),
+        errors={i + r: why for b, r in zip(blocks, rows, strict=False) for i, why in b.errors.items()},
+        timestamps=[t for b in blocks for t in b.timestamps or [None] * len(b)] if stamped else None,
+        warmup=np.concatenate([b.warmup for b in blocks if b.warmup is not None])
+        if blocks[0].warmup is not None
+        else None,
+        groups=[g for b in blocks for g in b.groups or [None] * len(b)] if grouped else None,
+        place=np.concatenate([b.place + r for b, r in zip(blocks, rows, strict=False) if b.place is not None])
+        if blocks[0].place is not None
+        else None,
+    )
+
+
+def check_count(count: int, what: str, limits: Limits) -> None:
+    if count > limits.samples:
+        raise TooLarge(f"{count} {what}s are more than the {limits.samples} that one request may hold; send fewer.")
