@@ -7,7 +7,7 @@ normalised per sample, and a sample whose evidence is not finite is `unjudged`, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.blocks import Block
 from models.bundle import SCORE, Bundle
-from models.calibration import Decision
+from models.calibration import ALL, Decision, decide
 from models.errors import Refusal
 from models.spec import InputSpec
 
@@ -132,29 +132,56 @@ class Scorer:
         return Evidence(values=values, maps=sample_maps(block, out["map"]) if maps else None)
 
     def verdicts(self, block: Block, decision: Decision, maps: bool = False) -> Verdicts:
-        """Verdicts on a block's samples."""
+        """Verdicts on a block's samples.
+
+        Where the block names calibration groups and the decision none, each sample is held against its own group's
+        calibration at the decision's rate; `Verdicts.decision` stays the one for all.
+        """
         found = self.evidence(block, maps)
-        reference = self.calibration.group(decision.group)
+        n = len(block)
         errors = dict(block.errors)
-        finite = np.ones(len(block), bool)
+        finite = np.ones(n, bool)
         for term, values in found.values.items():
             for i in np.flatnonzero(~np.isfinite(values) & (block.count > 0) & finite):
                 errors[int(i)] = f"Its {term} is not a finite number, so it cannot be judged; look at the sample."
             finite &= np.isfinite(values)
-        evidence = {t: np.where(finite, v, np.nan) for t, v in found.values.items()}
-        deciding = evidence[decision.decide_by]
-        anomalous = np.greater(deciding, decision.threshold, where=finite, out=np.zeros(len(block), bool))
+        p_values = {t: np.full(n, np.nan) for t in found.values}
+        p_tail, anomalous = np.full(n, np.nan), np.zeros(n, bool)
+        for one, chosen in self._by_group(block, decision, finite, errors):
+            reference = self.calibration.group(one.group)
+            for term, values in found.values.items():
+                p_values[term][chosen] = reference.terms[term].p_value(values[chosen])
+            deciding = found.values[one.decide_by][chosen]
+            p_tail[chosen] = reference.terms[one.decide_by].p_tail(deciding)
+            anomalous[chosen] = deciding > one.threshold
+        judged = ~np.isnan(p_values[decision.decide_by])
         return Verdicts(
             block=block,
             decision=decision,
-            status=[UNJUDGED if not f else ANOMALOUS if a else OK for f, a in zip(finite, anomalous, strict=True)],
-            evidence=evidence,
-            p_values={t: reference.terms[t].p_value(v) for t, v in evidence.items()},
-            p_tail=reference.terms[decision.decide_by].p_tail(deciding),
+            status=[UNJUDGED if not f else ANOMALOUS if a else OK for f, a in zip(judged, anomalous, strict=True)],
+            evidence={t: np.where(judged, v, np.nan) for t, v in found.values.items()},
+            p_values=p_values,
+            p_tail=p_tail,
             anomalous=anomalous,
-            errors={i: errors.get(int(i), "It could not be read.") for i in np.flatnonzero(~finite).tolist()},
+            errors={i: errors.get(i, "It could not be read.") for i in np.flatnonzero(~judged).tolist()},
             maps=found.maps,
         )
+
+    def _by_group(
+        self, block: Block, decision: Decision, finite: NDArray[np.bool_], errors: dict[int, str]
+    ) -> Iterator[tuple[Decision, NDArray[np.intp]]]:
+        """The decision that holds for each of the finite samples; an unknown group becomes its samples' error."""
+        if block.groups is None or decision.group is not None:
+            yield decision, np.flatnonzero(finite)
+            return
+        groups = np.array([g or ALL for g in block.groups])
+        for name in sorted(set(groups[finite].tolist())):
+            chosen = np.flatnonzero(finite & (groups == name))
+            given = decision.threshold if decision.alpha is None else None
+            try:
+                yield decide(self.calibration, decision.alpha, given, decision.decide_by, name or None), chosen
+            except Refusal as refusal:
+                errors.update(dict.fromkeys(chosen.tolist(), str(refusal)))
 
 
 def open_session(raw: bytes, device: Device = "auto", threads: int = 0) -> tuple[ort.InferenceSession, str]:

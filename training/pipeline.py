@@ -236,8 +236,8 @@ def _default(calibration: Calibration, alpha: float, note: Callable[[str], None]
     decision = decide(calibration, alpha)
     if decision.extrapolated:
         note(
-            f"At a false-alarm rate of {alpha:g} the threshold is extrapolated beyond the {group.effective} independent "
-            "clean samples held out for calibration, and verdicts say so. Add clean samples for a measured one."
+            f"At a false-alarm rate of {alpha:g} the threshold is extrapolated beyond the {group.effective} "
+            "independent clean samples held out for calibration, and verdicts say so. Add clean samples for a measured one."
         )
     for name, one in calibration.groups.items():
         if name != ALL and alpha < smallest_alpha(one):

@@ -1,0 +1,221 @@
+"""`vaegis fit`: clean data in, a calibrated model out. With `evaluate`, what needs the extra `train`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from models.errors import Refusal
+from service.cli import options as shared
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from training.pipeline import Made, Request, Watch
+
+
+def fit(
+    source: shared.Source,
+    name: Annotated[str, typer.Option("--name", help="What the model is called: lower case, digits, . _ -")],
+    family: Annotated[str, typer.Option("--family", help="The kind of model; see docs/models.md.")] = "vae",
+    alpha: Annotated[float, typer.Option("--alpha", help="False-alarm rate when none is asked for.")] = 0.01,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write the bundle here instead of registering it.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything random: same seed and data, same model.")] = 0,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps at most.")] = None,
+    max_time: Annotated[
+        str | None, typer.Option("--max-time", metavar="10m", help="Stop training after this time: 90s, 10m, 1.5h.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from where this very command was interrupted.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An argument of the family, such as latent=32; repeatable."),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", metavar="FILE.toml", help="The family's arguments from a file.")
+    ] = None,
+    invariant: Annotated[
+        str | None,
+        typer.Option(
+            "--invariant",
+            metavar="A,B",
+            help="What may vary on clean product: rotation, flip, shift, lighting, noise (images); offset, scale, noise"
+            " (series); noise (vectors).",
+        ),
+    ] = None,
+    kind: shared.KindOption = None,
+    key: shared.Key = None,
+    columns: shared.Columns = None,
+    exclude: shared.Exclude = None,
+    timestamp: shared.Timestamp = None,
+    sep: shared.Sep = None,
+    rows: shared.Rows = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="COLUMN|KEY|folder|REGEX",
+            help="Samples of one batch or camera session, which are never split between fitting and calibration.",
+        ),
+    ] = None,
+    calibrate_by: Annotated[
+        str | None,
+        typer.Option("--calibrate-by", metavar="...", help="Groups with thresholds of their own, such as a station."),
+    ] = None,
+    missing: Annotated[
+        str, typer.Option("--missing", metavar="refuse|allow", help="Whether NaN is an error or a missing value.")
+    ] = "refuse",
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Resize images to this many pixels, 16 to 512 a side.")
+    ] = None,
+    tile: Annotated[int | None, typer.Option("--tile", help="Cut large images into square tiles of this side.")] = None,
+    overlap: Annotated[int | None, typer.Option("--overlap", help="Pixels that neighbouring tiles share.")] = None,
+    roi: Annotated[
+        Path | None, typer.Option("--roi", metavar="MASK.png", help="Inspect only where this mask is not black.")
+    ] = None,
+    window: Annotated[int | None, typer.Option("--window", help="Rows per window of a series.")] = None,
+    stride: Annotated[int, typer.Option("--stride", help="Rows from one window to the next.")] = 1,
+    batch: Annotated[int | None, typer.Option("--batch", min=2, help="Samples a step; else the family's.")] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", min=0.0, help="Peak learning rate; else the family's.")
+    ] = None,
+    device: shared.Device = "auto",
+) -> None:
+    """Learn what clean product looks like, calibrate it, and keep the model.
+
+    SOURCE holds clean samples only: whatever is in it is taken to be good. A fifth of it or more is held out to
+    calibrate the thresholds. The model is registered under --name, and served if it is the first of that name.
+
+        vaegis fit parts/clean --name bracket
+
+        vaegis fit pump.csv --name pump --exclude batch,operator --alpha 0.005
+    """
+    from rich.console import Console
+
+    from service.settings import read_settings
+    from service.store.registry import Registry, check_name
+
+    check_name(name)
+    settings = read_settings()
+    if missing not in ("refuse", "allow"):
+        raise Refusal(f"--missing {missing} is unknown; write refuse or allow.")
+    if device not in ("auto", "cuda", "cpu"):
+        raise Refusal(f"--device {device} is unknown; write auto, cuda or cpu.")
+    need_training()
+    from models.inputs import InputOptions
+    from training.fit import FitOptions
+    from training.pipeline import Request
+
+    work = settings.home / "fits"
+    aside: Path | None = None
+    if out is None:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".fit-", dir=settings.home))
+    request = Request(
+        source=source,
+        name=name,
+        out=out if out is not None else cast(Path, aside) / "bundle",
+        work=work,
+        family=family,
+        arguments=shared.arguments(set_ or (), recipe),
+        reading=shared.reading(kind, key, columns, exclude, timestamp, sep, rows, group_by, calibrate_by),
+        shaping=InputOptions(
+            size=shared.size(size),
+            tile=tile,
+            overlap=overlap,
+            window=window,
+            stride=stride,
+            missing=cast(Any, missing),
+            invariances=shared.names(invariant),
+            roi=roi,
+        ),
+        alpha=alpha,
+        options=FitOptions(seed, steps, shared.duration(max_time), batch, rate, cast(Any, device)),
+        resume=resume,
+    )
+    console = Console(stderr=True, highlight=False)
+    try:
+        made = _watched(request, console)
+        if out is None:
+            with closing(Registry.open(settings)) as registry:
+                kept = registry.add(name, made.bundle.path, move=True)
+                place = registry.resolve(f"{name}@{kept.version}").path
+            said = f"{name} version {kept.version}"
+            said += ", registered before" if kept.known else ", now its champion" if kept.promoted else ""
+            if not kept.promoted and not kept.known:
+                said += f"; promote it with: vaegis models promote {name}@{kept.version}"
+        else:
+            said, place = f"{out}", out
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+    _tell(Console(highlight=False), made, said, place)
+
+
+def need_training() -> None:
+    """Says plainly when only the service is installed."""
+    from importlib.util import find_spec
+
+    for module in ("torch", "lightning_fabric", "onnxscript", "safetensors", "sklearn", "matplotlib"):
+        if find_spec(module) is None:
+            raise Refusal(f"Fitting needs {module}, which is not installed; run: pip install 'vaegis[train]'.")
+
+
+def _watched(request: Request, console: Console) -> Made:
+    """Runs the fit under a progress bar."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from training.fit import Step
+    from training.pipeline import Watch, run
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+        console=console,
+        transient=True,
+    )
+    task = bar.add_task("reading", total=None, loss="")
+
+    def read(done: int, total: int | None) -> None:
+        bar.update(task, completed=done, total=total)
+
+    def step(at: Step) -> None:
+        terms = "  ".join(f"{k} {v:.3g}" for k, v in at.terms.items())
+        held = f"  validate {at.validate:.4g}" if at.validate is not None else ""
+        bar.update(task, description="fitting", completed=at.step, total=at.total, loss=terms + held)
+
+    def stage(text: str) -> None:
+        console.print(text, style="bold")
+        bar.reset(task, total=None, description="", loss="")
+
+    watch: Watch = Watch(stage, lambda text: console.print(f"  note: {text}", style="yellow"), read, step)
+    with bar:
+        return run(request, watch)
+
+
+def _tell(console: Console, made: Made, said: str, place: Path) -> None:
+    """What came of it, in a few lines."""
+    from models.calibration import decide
+
+    manifest, split = made.bundle.manifest, made.split
+    decision = decide(made.calibration, manifest.alpha)
+    counts = split.counts()
+    console.print(f"[bold]{said}[/]  (digest {manifest.digest[:12]})")
+    console.print(
+        f"  learned from {counts['fit']} clean samples, validated on {counts['validate']}, calibrated on "
+        f"{counts['calibrate']}; {made.fitted.steps} steps in {made.fitted.seconds:.0f} s ({made.fitted.stopped})"
+    )
+    beyond = ", extrapolated" if decision.extrapolated else ""
+    console.print(f"  flags a score above {decision.threshold:.5g}: {manifest.alpha:.2%} false alarms{beyond}")
+    console.print(f"  report: {place / 'report' / 'report.html'}", soft_wrap=True)

@@ -1,0 +1,175 @@
+"""Command-line options that several commands share, and how their texts become values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from models.errors import Refusal
+from models.spec import SPECS, Kind
+
+if TYPE_CHECKING:
+    from models.sources import SourceOptions
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder of images, an .npz or .npy file, a csv or Parquet file, or a folder of those.",
+    ),
+]
+KindOption = Annotated[
+    str | None,
+    typer.Option("--kind", metavar="image|series|vector", help="What SOURCE holds, where its form does not say it."),
+]
+Key = Annotated[str | None, typer.Option("--key", help="Which array of an .npz; else `x`, else the first.")]
+Columns = Annotated[
+    str | None, typer.Option("--columns", metavar="A,B,...", help="The columns to use, in this order; else every one.")
+]
+Exclude = Annotated[str | None, typer.Option("--exclude", metavar="A,B,...", help="Columns to leave out.")]
+Timestamp = Annotated[str | None, typer.Option("--timestamp", metavar="NAME", help="The timestamp column.")]
+Sep = Annotated[str | None, typer.Option("--sep", help="Separator of csv fields; else detected.")]
+Rows = Annotated[
+    str | None, typer.Option("--rows", metavar="A:B", help="Only rows (or samples) A up to, not including, B.")
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="auto|cuda|cpu", help="cuda is strict; auto takes the GPU where it works."),
+]
+ModelName = Annotated[
+    str | None, typer.Option("--model", metavar="NAME[@VERSION]", help="A registered model; its champion by default.")
+]
+BundleFolder = Annotated[Path | None, typer.Option("--bundle", metavar="DIR", help="A bundle's folder instead.")]
+Alpha = Annotated[
+    float | None,
+    typer.Option("--alpha", help="False-alarm rate to decide at; else the model's own.", show_default=False),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", help="Decide by this value of the deciding term instead of a rate.", show_default=False
+    ),
+]
+DecideBy = Annotated[str, typer.Option("--decide-by", metavar="TERM", help="`score` or an evidence term.")]
+
+
+def reading(
+    kind: str | None = None,
+    key: str | None = None,
+    columns: str | None = None,
+    exclude: str | None = None,
+    timestamp: str | None = None,
+    sep: str | None = None,
+    rows: str | None = None,
+    group_by: str | None = None,
+    calibrate_by: str | None = None,
+    labels: str | None = None,
+) -> SourceOptions:
+    """How to read a source, from the options' texts.
+
+    Raises:
+        Refusal: an unknown kind, or rows that are no range.
+    """
+    from models.sources import SourceOptions, parse_rows
+
+    if kind is not None and kind not in SPECS:
+        raise Refusal(f"--kind {kind} is unknown; choose {', '.join(SPECS)}.")
+    return SourceOptions(
+        kind=cast(Kind | None, kind),
+        key=key,
+        columns=names(columns),
+        exclude=names(exclude),
+        timestamp=timestamp,
+        sep={"tab": "\t", "\\t": "\t"}.get(sep, sep) if sep else None,
+        rows=parse_rows(rows) if rows else None,
+        group_by=group_by,
+        calibrate_by=calibrate_by,
+        labels=labels,
+    )
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """`a, b` -> ("a", "b")."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def size(text: str | None) -> tuple[int, int] | None:
+    """`HxW` in pixels, or one number for both."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text.strip())
+    if match is None:
+        raise Refusal(f"--size {text} is not a size; write HEIGHTxWIDTH in pixels, such as 128x96.")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def duration(text: str | None) -> float | None:
+    """`90s`, `10m`, `1.5h` or plain seconds, in seconds."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise Refusal(f"--max-time {text} is not a time; write 90s, 10m or 1.5h.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def arguments(pairs: Sequence[str], recipe: Path | None) -> dict[str, Any]:
+    """A family's arguments: those of a recipe file, overridden by `--set key=value` pairs.
+
+    Raises:
+        Refusal: a pair without `=`, a recipe that is not TOML.
+    """
+    found: dict[str, Any] = {}
+    if recipe is not None:
+        import tomllib
+
+        try:
+            found = tomllib.loads(recipe.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise Refusal(f"--recipe {recipe} cannot be read as TOML: {error}.") from error
+        found = {k: v for key, value in found.items() for k, v in _flat(key, value)}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise Refusal(f"--set {pair} is not key=value; write for example --set latent=32.")
+        found[key.strip()] = _value(value.strip())
+    return found
+
+
+def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
+    """A TOML table `[likelihood]` becomes dotted keys."""
+    if isinstance(value, dict):
+        return [(f"{key}.{k}" if k else key, v) for k, v in value.items()]
+    return [(key, value)]
+
+
+def _value(text: str) -> Any:
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def bundle_for(model: str | None, bundle: Path | None) -> Path:
+    """The folder of the bundle that the options name.
+
+    Raises:
+        Refusal: both or neither given; an unknown model.
+    """
+    if (model is None) == (bundle is None):
+        raise Refusal("Name the model by --model NAME or its folder by --bundle DIR, one of the two.")
+    if bundle is not None:
+        return bundle
+    assert model is not None
+    from service.settings import read_settings
+    from service.store.registry import Registry
+
+    with closing(Registry.open(read_settings())) as registry:
+        return registry.resolve(model).path

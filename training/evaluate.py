@@ -1,0 +1,99 @@
+"""How well a bundle's verdicts agree with labels, and whether its false-alarm promise held.
+
+The false alarms of m exchangeable clean samples at rate alpha, judged by a threshold that is the k-th largest of n
+calibration values, k = floor(alpha (n + 1)), follow a beta-binomial distribution BB(m, k, n + 1 - k): the interval
+given takes the luck of the calibration draw into account, not only that of the test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import betabinom
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from models.calibration import Decision
+from models.errors import Refusal
+
+CONFIDENCE = 0.99
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of one scored, labelled source. Rates and areas lie in [0, 1]."""
+
+    clean: int
+    anomalies: int
+    unjudged: int  # left out of every figure
+    auroc: dict[str, float]  # term -> area under the ROC curve, `score` first
+    average_precision: float  # of the deciding term
+    detection_rate: float  # anomalies flagged
+    false_alarm_rate: float  # clean samples flagged
+    expected: tuple[float, float] | None  # false-alarm rates that luck explains (99 %), where the rate was asked for
+    f1: float
+    by_class: dict[str, tuple[int, float, float]]  # anomaly class -> count, AUROC against all clean, share flagged
+
+
+def evaluate(
+    evidence: dict[str, NDArray[np.float64]],
+    flagged: NDArray[np.bool_],
+    label: NDArray[np.int64],
+    classes: Sequence[str | None] | None,
+    decision: Decision,
+    calibration_samples: int,
+) -> Evaluation:
+    """Compares verdicts with labels.
+
+    Args:
+        evidence: term -> (n,), NaN where unjudged; `score` among them.
+        flagged: (n,) the verdicts.
+        label: (n,) 0 = clean, 1 = anomaly.
+        classes: (n,) what kind of anomaly, where known.
+        calibration_samples: independent samples the threshold was calibrated on.
+
+    Raises:
+        Refusal: no judged clean sample, or no judged anomaly.
+    """
+    judged = np.isfinite(evidence["score"])
+    clean, bad = judged & (label == 0), judged & (label != 0)
+    for chosen, what in ((clean, "clean sample (label 0)"), (bad, "anomaly (label 1)")):
+        if not chosen.any():
+            raise Refusal(f"The labels hold no judged {what}; evaluation needs both kinds. Check --labels.")
+    auroc = {t: float(roc_auc_score(label[judged], v[judged])) for t, v in evidence.items()}
+    deciding = evidence[decision.decide_by]
+    true, false = int((flagged & bad).sum()), int((flagged & clean).sum())
+    by_class: dict[str, tuple[int, float, float]] = {}
+    for name in sorted({c for c, b in zip(classes or [], bad, strict=False) if b and c}):
+        chosen = bad & np.array([c == name for c in classes or []])
+        both = clean | chosen
+        area = float(roc_auc_score(label[both], deciding[both]))
+        by_class[name] = (int(chosen.sum()), area, float(flagged[chosen].mean()))
+    return Evaluation(
+        clean=int(clean.sum()),
+        anomalies=int(bad.sum()),
+        unjudged=int((~judged).sum()),
+        auroc=auroc,
+        average_precision=float(average_precision_score(label[judged], deciding[judged])),
+        detection_rate=true / int(bad.sum()),
+        false_alarm_rate=false / int(clean.sum()),
+        expected=interval(decision, calibration_samples, int(clean.sum())),
+        f1=2 * true / max(1, true + false + int(bad.sum())),
+        by_class=by_class,
+    )
+
+
+def interval(decision: Decision, n: int, m: int) -> tuple[float, float] | None:
+    """The 99 % beta-binomial interval of the false-alarm rate among m exchangeable clean samples, n calibrated on.
+
+    None where no rate was asked for, or where the tail was extrapolated and no such law holds.
+    """
+    if decision.alpha is None or decision.extrapolated:
+        return None
+    k = math.floor(decision.alpha * (n + 1) + 1e-9)
+    law = betabinom(m, k, n + 1 - k)
+    outside = (1 - CONFIDENCE) / 2
+    return float(law.ppf(outside)) / m, float(law.ppf(1 - outside)) / m
