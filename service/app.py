@@ -1,0 +1,84 @@
+"""Builds the HTTP app from settings. Nothing here runs at import."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from service import errors
+from service.auth import OPEN_FOLDER, Gate, is_loopback
+from service.live import Live
+from service.metrics import Metrics
+from service.middleware import Envelope
+from service.routes import health, models, score, score_docs
+from service.settings import Settings
+from service.state import Service, Turns
+from service.store.keys import Keys
+from service.store.registry import Registry
+
+_DESCRIPTION = """
+Anomaly detection by VAE reconstruction scoring: clean images, sensor series or tables in, calibrated verdicts out.
+
+1. See which models there are: `GET /v1/models`, and what one takes: `GET /v1/models/{model}`.
+2. Score samples: `POST /v1/models/{model}/score`.
+
+Every verdict has a **p-value**: the share of clean samples that would look at least as strange. A sample is anomalous
+where that is at most **alpha**, the rate of false alarms you ask for. Every error is `application/problem+json` with a
+sentence that says what to do. If the service has keys, send one as `Authorization: Bearer KEY`.
+"""
+_TAGS = [
+    {"name": "Scoring", "description": "Samples in, verdicts out."},
+    {"name": "Models", "description": "What there is, what it takes, which version answers."},
+    {"name": "Operation", "description": "For whoever runs the service."},
+]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The app, with its store open and its device tried.
+
+    Raises:
+        Refusal: the store or the device that the settings name cannot be used.
+    """
+    registry = Registry.open(settings)
+    try:
+        live = Live(registry, settings.device, settings.threads, settings.open_models)
+    except BaseException:
+        registry.close()
+        raise
+    release = version("vaegis")
+    metrics = Metrics(live, release)
+    gate = Gate(Keys(registry.database), always=not is_loopback(settings.host))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Beside the requests: what is not open yet is opened by whoever asks for it, and /readyz tells.
+        opening = threading.Thread(target=live.start, name="vaegis-opening", daemon=True)
+        opening.start()
+        yield
+        registry.close()
+
+    app = FastAPIOffline(
+        redoc_url=None,
+        static_url=OPEN_FOLDER.rstrip("/"),
+        title="Vaegis",
+        summary="Is this clean product?",
+        description=_DESCRIPTION,
+        version=release,
+        openapi_tags=_TAGS,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    assert isinstance(app, FastAPI)
+    app.router.routes.append(score.route())
+    app.include_router(models.router)
+    app.include_router(health.router)
+    app.openapi = lambda: score_docs.complete(app)  # type: ignore[method-assign]
+    errors.install(app)
+    app.add_middleware(Envelope, gate=gate, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.state.service = Service(settings, registry, live, metrics, Turns(settings.concurrency, settings.queue))
+    return app

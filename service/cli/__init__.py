@@ -1,0 +1,91 @@
+"""The `vaegis` command.
+
+Commands import what they need when they run, so that `vaegis --help` answers at once. What a user can cause ends in one
+sentence and exit code 1, wrong usage in 2, Ctrl+C in 130.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from models.errors import Refusal
+
+COMMANDS = ("fit", "score", "evaluate", "demo", "serve")  # each a module here, with a function of the same name
+GROUPS = {
+    "models": "The registered models: list, show, import, promote, roll back.",
+    "keys": "Access keys of the service: create, list, revoke.",
+}
+
+
+def build() -> typer.Typer:
+    """The command with all its subcommands."""
+    app = typer.Typer(
+        name="vaegis",
+        help="Learns what clean product looks like, and says of every image or sensor series how strange it is.",
+        epilog="Start with: vaegis fit CLEAN --name NAME, then vaegis score NEW --model NAME, or vaegis serve.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name in COMMANDS:
+        if find_spec(f"service.cli.{name}") is not None:
+            app.command(name)(getattr(import_module(f"service.cli.{name}"), name))
+    for name, text in GROUPS.items():
+        app.add_typer(import_module(f"service.cli.{name}").app, name=name, help=text, no_args_is_help=True)
+    return app
+
+
+def main() -> None:
+    """The entry point: runs the command line and ends the process with its exit code."""
+    try:
+        build()(prog_name="vaegis")
+    except Refusal as refusal:
+        if _debugging():
+            raise
+        _say(str(refusal))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output, such as `head`, has left; a flush at exit would fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if _debugging():
+            raise
+        _say(
+            f"vaegis failed unexpectedly ({type(error).__name__}: {error}). Set VAEGIS_DEBUG=1 to see the whole trace."
+        )
+        sys.exit(1)
+
+
+def _debugging() -> bool:
+    return os.environ.get("VAEGIS_DEBUG", "").lower() in ("1", "true", "yes", "on")
+
+
+def _say(sentence: str) -> None:
+    typer.echo(sentence, err=True)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"vaegis {version('vaegis')}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Takes the options that stand before a command."""

@@ -1,0 +1,159 @@
+"""`vaegis models`: what is registered, and which version answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from models.errors import Refusal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from service.store.registry import Model, Promotion, Registry
+
+app = typer.Typer()
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Alias = Annotated[str, typer.Option("--alias", help="The alias to move.")]
+CHAMPION = "champion"
+
+
+@app.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """List every registered model and its champion, the version that answers when none is named."""
+    with _registry() as registry:
+        models = registry.list()
+    if as_json:
+        _json([_plain(m) for m in models])
+        return
+    if not models:
+        typer.echo("No model is registered yet. Fit one: vaegis fit CLEAN --name NAME")
+        return
+    table = _table("name", "champion", "versions", "kind", "family", "digest")
+    for m in models:
+        shown = next((v for v in m.versions if v.version == m.aliases.get(CHAMPION)), m.versions[-1])
+        champion = m.aliases.get(CHAMPION)
+        table.add_row(m.name, str(champion or "-"), str(len(m.versions)), shown.kind, shown.family, shown.digest[:12])
+    _print(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one model: its versions, its aliases and every promotion."""
+    with _registry() as registry:
+        model = registry.show(name.partition("@")[0])
+    if as_json:
+        _json(_plain(model))
+        return
+    table = _table("version", "aliases", "kind", "family", "alpha", "registered", "digest")
+    for v in model.versions:
+        aliases = ", ".join(v.aliases)
+        table.add_row(
+            str(v.version), aliases, v.kind, v.family, f"{v.alpha:g}", f"{v.registered:%Y-%m-%d %H:%M}", v.digest[:12]
+        )
+    log = _table("when (UTC)", "what", "alias", "from", "to", "by")
+    for p in model.promotions:
+        log.add_row(f"{p.at:%Y-%m-%d %H:%M:%S}", p.action, p.alias, str(p.from_version or "-"), str(p.to_version), p.by)
+    _print(table, log)
+
+
+@app.command("import")
+def import_(
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle, as `vaegis fit --out DIR` writes it.")],
+    name: Annotated[str, typer.Option("--name", help="The model it becomes the next version of.")],
+    as_json: AsJson = False,
+) -> None:
+    """Register a bundle: every byte of it is verified and copied. A model's first version becomes its champion."""
+    with _registry() as registry:
+        kept = registry.add(name, bundle, by=_who())
+    if as_json:
+        _json({"name": kept.name, "version": kept.version, "digest": kept.digest, "promoted": kept.promoted})
+        return
+    more = ", registered before" if kept.known else ", now its champion" if kept.promoted else ""
+    typer.echo(f"{kept.name} version {kept.version}{more}.")
+    if not kept.known and not kept.promoted:
+        typer.echo(f"Promote it with: vaegis models promote {kept.name}@{kept.version}")
+
+
+@app.command()
+def promote(
+    address: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="The version, by number or by alias.")],
+    alias: Alias = CHAMPION,
+    as_json: AsJson = False,
+) -> None:
+    """Let a version answer from now on. Running services follow within a second, without a restart."""
+    name, at, target = address.partition("@")
+    if not at or not target:
+        raise Refusal(f"{address!r} names no version; write {name or 'NAME'}@VERSION, such as {name or 'NAME'}@2.")
+    with _registry() as registry:
+        _moved(name, registry.promote(name, target, alias, _who()), as_json)
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model.")],
+    alias: Alias = CHAMPION,
+    as_json: AsJson = False,
+) -> None:
+    """Undo the last promotion; again for the one before that."""
+    with _registry() as registry:
+        _moved(name, registry.rollback(name, alias, _who()), as_json)
+
+
+def _moved(name: str, p: Promotion, as_json: bool) -> None:
+    if as_json:
+        _json({"name": name, "alias": p.alias, "version": p.to_version, "previous": p.from_version})
+        return
+    before = "" if p.from_version is None else f" (before: {p.from_version})"
+    typer.echo(f"{name}@{p.alias} is version {p.to_version} now{before}.")
+
+
+def _registry() -> Registry:
+    from service.settings import read_settings
+    from service.store.registry import Registry
+
+    return Registry.open(read_settings())
+
+
+def _who() -> str:
+    """The user, for the promotions log; containers may have none."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "command line"
+
+
+def _plain(model: Model) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return asdict(model)
+
+
+def _json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def _table(*columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(*tables: Table) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for table in tables:
+        console.print(table)

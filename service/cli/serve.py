@@ -1,0 +1,97 @@
+"""`vaegis serve`: the HTTP service."""
+
+from __future__ import annotations
+
+import socket
+from typing import Annotated
+
+import typer
+
+from models.errors import Refusal
+
+
+def serve(
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Address to listen on. Any other than loopback needs a key (vaegis keys create).",
+            show_default="127.0.0.1",
+        ),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one.", show_default="8000")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|cuda|cpu", help="cuda is strict; auto takes the GPU where it works.", show_default="auto"
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=0, help="CPU threads of one graph call; 0 lets onnxruntime choose.", show_default="0"),
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="debug|info|warning|error", help="Least severe lines.", show_default="info")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(metavar="console|json", help="For people or for machines.", show_default="console")
+    ] = None,
+) -> None:
+    """Answer over HTTP with the registered models.
+
+    Open http://127.0.0.1:8000/docs in a browser to see and try everything. Every option is also an environment
+    variable, such as VAEGIS_PORT; docs/operations.md lists them with many more. Ctrl+C or SIGTERM lets the requests
+    under way finish first.
+    """
+    from service.settings import read_settings
+
+    settings = read_settings(
+        host=host, port=port, device=device, threads=threads, log_level=log_level, log_format=log_format
+    )
+
+    import uvicorn
+
+    from service import logs
+    from service.app import create_app
+    from service.auth import check_exposure
+    from service.state import Service
+    from service.store.keys import Keys
+
+    logs.configure(settings.log_level, settings.log_format)
+    app = create_app(settings)
+    service: Service = app.state.service
+    check_exposure(settings.host, Keys(service.registry.database))
+    listening = _listen(settings.host, settings.port)
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{shown}:{listening.getsockname()[1]}"
+    typer.echo(f"Vaegis listens on {url} (documentation: {url}/docs, device: {service.live.device}). Ctrl+C ends it.")
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,  # longer than the balancers in front of it, which must be the ones to close
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket.
+
+    Raises:
+        Refusal: the address is not ours, the port is taken, or it may not be used.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise Refusal(
+            f"Port {port} on {host} cannot be listened on ({error.strerror}). Give another with --port, or "
+            "--port 0 for a free one."
+        ) from error
+    listening.set_inheritable(True)
+    return listening
