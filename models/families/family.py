@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import Refusal
-from models.families.fusion import Fusion
+from models.families.fusion import Form, Fusion
 from models.spec import InputSpec
 
 
@@ -65,7 +65,7 @@ class Family(nn.Module, ABC):
 
     kinds: ClassVar[tuple[str, ...]] = ("image", "series", "vector")  # input kinds the mathematics allows
     meaning: ClassVar[Mapping[str, str]]  # evidence term -> what it says, for people
-    fused: ClassVar[tuple[str, ...]]  # the terms that enter `score`
+    fused: ClassVar[Mapping[str, Form]]  # the terms that enter `score`, and whether through a logarithm
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()

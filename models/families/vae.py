@@ -45,7 +45,7 @@ class VAE(Family):
         "latent_distance": "Mahalanobis distance of the posterior mean from the clean latents",
         "map_peak": "largest value of the map: the strangest place, in units of clean variance",
     }
-    fused = ("reconstruction_error", "negative_elbo", "latent_distance", "map_peak")
+    fused = {"reconstruction_error": "log", "negative_elbo": "linear", "latent_distance": "log", "map_peak": "log"}
 
     centre: Tensor  # normalisation of raw values, inner shape with singleton space or time
     scale: Tensor
