@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.blocks import Samples
 from models.errors import Refusal
 from models.inputs.images import Mask, Pixels, fitted_roi
-from models.inputs.rows import Rows, RowSpec, Values, Wanted, key_groups, sentence, unusable
+from models.inputs.rows import Rows, RowSpec, Values, Wanted, key_groups, sentence, unusable, wanted_by
 from models.inputs.spool import Coder, Codes, Ints, Spooled, append, digest_head, mapped
 from models.inputs.stream import holds_windows, pixel_chunks, row_items, taken_files, taken_pixels
 from models.inputs.windows import window_starts
@@ -128,13 +128,7 @@ def _load_rows(source: ArrayFile | TableFiles, spec: RowSpec, path: Path, tell: 
         unreadable = {name for name, _ in skipped}
         source = replace(source, files=tuple(name for name in source.files if name not in unreadable))
     group_by = source.options.group_by
-    wanted = Wanted(
-        spec.columns,
-        spec.timestamp if isinstance(spec, SeriesSpec) else None,
-        spec.calibrate_by,
-        group_by,
-        strict=True,
-    )
+    wanted = wanted_by(spec, group_by, strict=True)
     total = source.span[1] - source.span[0] if isinstance(source, ArrayFile) else None
     with path.open("wb") as file:
         spool = _RowSpool(file, spec, holds_windows(source), wanted)

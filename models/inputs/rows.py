@@ -56,10 +56,19 @@ class Wanted:
     """What is read of each row."""
 
     columns: tuple[str, ...]
-    timestamp: str | None = None  # by the model; the source's options may name another
+    stamped: bool = False  # timestamps are read, and must ascend
+    timestamp: str | None = None  # their column by the model; the source's options may name another
     calibrate_by: str | None = None
     group_by: str | None = None
     strict: bool = False  # a fit: what is wrong with an item is a Refusal
+
+
+def wanted_by(spec: RowSpec, group_by: str | None = None, strict: bool = False) -> Wanted:
+    """What a spec wants of each row."""
+    if isinstance(spec, SeriesSpec):
+        return Wanted(spec.columns, True, spec.timestamp, spec.calibrate_by, group_by, strict)
+    # The order of a table's rows means nothing where each is a sample of its own.
+    return Wanted(spec.columns, False, None, spec.calibrate_by, group_by, strict)
 
 
 def numbered(count: int) -> tuple[str, ...]:
@@ -169,8 +178,8 @@ def table_rows(
 
 def _table_rows(table: Table, options: SourceOptions, wanted: Wanted) -> Iterator[Rows]:
     columns = features_of(table, options, wanted)
-    stamp = timestamp_column(table, options.timestamp, columns)
-    if options.timestamp is None and wanted.timestamp in table.schema.names and wanted.timestamp not in columns:
+    stamp = timestamp_column(table, options.timestamp, columns) if wanted.stamped else None
+    if wanted.stamped and options.timestamp is None and wanted.timestamp in {*table.schema.names} - {*columns}:
         stamp = wanted.timestamp
     calibrate = wanted.calibrate_by
     if calibrate is not None and calibrate not in table.schema.names:

@@ -27,7 +27,17 @@ from models.inputs.images import (
     unreadable,
 )
 from models.inputs.options import LIMITS
-from models.inputs.rows import Rows, RowSpec, Wanted, array_rows, broken_block, key_groups, sample_block, table_rows
+from models.inputs.rows import (
+    Rows,
+    RowSpec,
+    Wanted,
+    array_rows,
+    broken_block,
+    key_groups,
+    sample_block,
+    table_rows,
+    wanted_by,
+)
 from models.inputs.windows import series_blocks
 from models.sources import ArrayFile, ImageFolder, Source, TableFiles, as_kind
 from models.sources.images import grouping
@@ -59,8 +69,7 @@ def blocks(source: Source, spec: InputSpec, *, roi: Mask | None = None, rows: in
                 yield image_block(batch, spec, grouped)
         return
     assert not isinstance(source, ImageFolder)
-    wanted = Wanted(spec.columns, spec.timestamp if isinstance(spec, SeriesSpec) else None, spec.calibrate_by)
-    for chunks in row_items(source, spec, wanted):
+    for chunks in row_items(source, spec, wanted_by(spec)):
         yield from row_blocks(chunks, spec, rows, holds_windows(source))
 
 

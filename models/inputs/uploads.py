@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,12 +12,12 @@ from models.blocks import Block
 from models.errors import Malformed, Refusal, TooLarge
 from models.inputs.images import Mask, fitted_roi, image_block, take_file
 from models.inputs.options import LIMITS, Limits
-from models.inputs.rows import Rows, Wanted, table_rows
+from models.inputs.rows import Rows, table_rows, wanted_by
 from models.inputs.stream import row_blocks
 from models.sources.images import looks_like_image
 from models.sources.options import SourceOptions
 from models.sources.tables import open_table
-from models.spec import ImageSpec, InputSpec, SeriesSpec, describe
+from models.spec import ImageSpec, InputSpec, describe
 
 ALL = 1 << 62  # a request is one block, however many rows it has
 
@@ -39,7 +40,7 @@ def from_files(
         return image_block(
             [take_file(name, i, data, spec, mask, None, limits) for i, (name, data) in enumerate(files)], spec
         )
-    wanted = Wanted(spec.columns, spec.timestamp if isinstance(spec, SeriesSpec) else None)
+    wanted = replace(wanted_by(spec), calibrate_by=None)  # the request names its group, not the table
     found: list[Block] = []
     rows = 0
     for name, data in files:

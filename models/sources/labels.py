@@ -132,13 +132,14 @@ def _from_key(source: ArrayFile, key: str) -> LabelTable:
 
 def _from_file(source: Source, path: Path) -> LabelTable:
     table = open_table(path.name, path)
-    names = [table.column(name, "--labels") for name in ("item", "label")]
-    names += [name for name in ("index", "class") if name in table.schema.names]
-    content = pa.Table.from_batches(table.batches(names))
-    if content.num_rows == 0:
+    words = [table.column("item", "--labels"), *(["class"] if "class" in table.schema.names else [])]
+    names = [table.column("label", "--labels"), *(["index"] if "index" in table.schema.names else [])]
+    batches = [batch for batch in table.batches(names, words=words) if batch.num_rows]
+    if not batches:
         raise Refusal(f"--labels {path.name} is empty: it holds no row.")
+    content = pa.Table.from_batches(batches)
     label, classes = _judged(content["label"], f"column 'label' of {path.name}", 0)
-    if "class" in names:
+    if "class" in words:
         classes = [None if v in (None, "") else str(v) for v in content["class"].to_pylist()]
     item = np.array([str(v) for v in content["item"].to_pylist()], object)
     if "index" in names:
