@@ -1,0 +1,52 @@
+"""The report of a fit: `report.json` for programs, a self-contained `report.html` for people.
+
+`report.json` holds plain finite numbers, null where there is none. Its fields (format 1):
+
+    format                 1; a change of meaning raises it, a new field does not
+    name, family, arguments
+    input                  the spec, and `description`
+    evidence               {term: meaning}
+    samples                read, skipped, fit, validate, calibrate; independent: of calibrate, without overlap
+    decision               decide_by, alpha, threshold, extrapolated; interval: of the long-run rate, 99 %;
+                           lowest_alpha, lowest_measured_alpha, threshold_5_percent (null: refused),
+                           groups: {name: samples}
+    training               as in the manifest: steps, best_step, stopped, seconds, parameters, seed, gate, data_digest
+    history                [{step, loss terms, validate}] per epoch
+    terms                  {term: {threshold: at the model's own rate, fit|validate|calibrate: {samples, mean, sd,
+                           minimum, q05, median, q95, maximum}}}, `score` among them
+    tail                   of the score: start, shape, scale, share; null where none could be fitted
+    agreement              of validate with calibrate scores: Kolmogorov-Smirnov distance, p_value, validate, calibrate
+    latent                 size, active, collapsed, samples, kl (nats), explained: [2] variance shares, units:
+                           [{unit, kl, variance, active}]; null without an encoder
+    likelihood             term, dimensions, per, log_jacobian, kind (discrete or differential), fit|validate|calibrate:
+                           {elbo, nats_per_dimension, bits_per_dimension}; null for a family without nats
+    strangest, typical     [{item, index, row, score, p_value, worst_term}]; index counts the samples read from 0, row
+                           is a window's first; strangest first
+    notes                  what was said during the fit
+    warnings               [{code, level: alarm|warning|note, text}], worst first
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from training.report.facts import Facts
+from training.report.judgement import warnings
+from training.report.numbers import numbers, plain, settled
+from training.report.page import page
+from training.report.seen import look
+
+__all__ = ["Facts", "build"]
+
+
+def build(facts: Facts) -> dict[str, bytes]:
+    """Relative path -> bytes."""
+    seen = look(facts)
+    found = numbers(facts, seen)
+    warned = warnings(found, settled(facts))
+    found = plain({**found, "warnings": [asdict(w) for w in warned]})
+    return {
+        "report/report.json": json.dumps(found, indent=1, allow_nan=False).encode(),
+        "report/report.html": page(facts, seen, found, warned),
+    }

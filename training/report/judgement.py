@@ -1,0 +1,172 @@
+"""What the numbers mean, in sentences: the verdict on a fit, and what a person should look at before trusting it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+NOUNS = {"image": ("image", "images"), "series": ("window", "windows"), "vector": ("row", "rows")}
+
+HEAVY = 0.4  # tail shape xi from which a single sample dominates the extrapolation
+DRIFT = 0.001  # p-value under which validate and calibrate are said to differ
+FALLING = 0.03  # of the loss's whole fall, in the last quarter of the fit
+MEMORISED = 1.5  # median reconstruction error of unseen over that of fitted samples
+FEW = 99  # independent calibration samples that a rate of 1 % takes
+
+
+@dataclass(frozen=True)
+class Warned:
+    """One thing to know."""
+
+    code: str  # stable, for programs
+    level: Literal["alarm", "warning", "note"]  # do not use; look first; good to know
+    text: str
+
+
+def percent(share: float) -> str:
+    """`0.05 %`, to two significant digits."""
+    return f"{float(f'{100 * share:.2g}'):g} %"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number for reading, or a dash."""
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def verdict(n: dict[str, Any]) -> list[str]:
+    """What the model is, in a few sentences."""
+    one, many = NOUNS[n["input"]["kind"]]
+    counts, decision = n["samples"], n["decision"]
+    held = counts["calibrate"]
+    independent = "" if counts["independent"] == held else f", worth {counts['independent']} that do not overlap"
+    said = [
+        f"{n['name']} learned what clean {n['input']['description']} look like from {counts['read']} clean {many}: "
+        f"{counts['fit']} to fit the model, {counts['validate']} to decide when to stop and how to combine the "
+        f"evidence, and {held} that it never saw, to calibrate{independent}."
+    ]
+    alpha = decision["alpha"]
+    if alpha is not None:
+        low, high = decision["interval"]
+        said.append(
+            f"It calls a {one} anomalous when its {decision['decide_by']} exceeds {number(decision['threshold'])}. Of "
+            f"clean {many} like these, {percent(alpha)} or fewer are then expected to be called so: about one in "
+            f"{round(1 / alpha)}."
+        )
+        if decision["extrapolated"]:
+            said.append(
+                f"That threshold is extrapolated: {counts['independent']} independent clean {many} can measure a rate "
+                f"of {percent(decision['lowest_measured_alpha'])} and no lower."
+            )
+        else:
+            said.append(
+                f"As {counts['independent']} independent {many} set it, this model's own long-run rate lies between "
+                f"{percent(low)} and {percent(high)} with 99 % confidence."
+            )
+    lowest, measured = decision["lowest_alpha"], decision["lowest_measured_alpha"]
+    beyond = f", extrapolated below {percent(measured)}" if lowest < measured else ""
+    said.append(f"The lowest false-alarm rate that can be asked for is {percent(lowest)}{beyond}.")
+    if decision["groups"]:
+        said.append(f"It is also calibrated apart for {len(decision['groups'])} groups.")
+    return said
+
+
+def warnings(n: dict[str, Any], falling: float) -> list[Warned]:
+    """What a person should know before trusting the model, worst first."""
+    found = [*_latent(n), *_fit(n, falling), *_calibration(n)]
+    if skipped := n["samples"]["skipped"]:
+        found.append(Warned("skipped", "note", f"{skipped} items of the source could not be read and were left out."))
+    order = ("alarm", "warning", "note")
+    return sorted(found, key=lambda w: order.index(w.level))
+
+
+def _latent(n: dict[str, Any]) -> list[Warned]:
+    latent = n["latent"]
+    if latent is None:
+        return []
+    active, size = latent["active"], latent["size"]
+    if active == 0:
+        text = (
+            f"Posterior collapse: none of the {size} latent units tells samples apart, so every sample is "
+            "reconstructed alike. Fit with a smaller beta (--set beta=0.1) or with free bits (--set free_bits=0.1)."
+        )
+        return [Warned("posterior_collapse", "alarm", text)]
+    if active == size:
+        text = f"All {size} latent units are in use; a larger latent (--set latent={2 * size}) may describe clean "
+        return [Warned("latent_full", "note", text + "product better.")]
+    if active * 8 < size:
+        text = (
+            f"Only {active} of {size} latent units are in use. That is no fault where clean product varies little; "
+            "if reconstructions look blurred below, fit with a smaller beta."
+        )
+        return [Warned("latent_sparse", "note", text)]
+    return []
+
+
+def _fit(n: dict[str, Any], falling: float) -> list[Warned]:
+    found = []
+    stopped = n["training"].get("stopped")
+    if falling > FALLING and stopped in ("steps", "time"):
+        more = "--max-time" if stopped == "time" else "--steps"
+        found.append(
+            Warned(
+                "still_falling",
+                "warning",
+                f"The loss was still falling when the fit ended: {percent(falling)} of its fall came in the last "
+                f"quarter. Fit for longer ({more}).",
+            )
+        )
+    error = n["terms"].get("reconstruction_error")
+    if error and error["fit"]["samples"] and error["calibrate"]["samples"]:
+        ratio = error["calibrate"]["median"] / max(error["fit"]["median"], 1e-12)
+        if ratio > MEMORISED:
+            found.append(
+                Warned(
+                    "memorised",
+                    "warning",
+                    f"Samples it never saw are reconstructed {ratio:.1f} times worse than those it was fitted on: it "
+                    "has learned some of them by heart. More clean samples, declared invariances or a smaller latent "
+                    "help.",
+                )
+            )
+    return found
+
+
+def _calibration(n: dict[str, Any]) -> list[Warned]:
+    found = []
+    tail, agree, counts = n["tail"], n["agreement"], n["samples"]
+    if tail is not None and tail["shape"] > HEAVY:
+        found.append(
+            Warned(
+                "heavy_tail",
+                "warning",
+                f"The scores of clean samples have a heavy tail (shape {tail['shape']:.2f}): a few lie far beyond the "
+                "rest. Look at the strangest clean samples below; if they are defects, take them out and fit again.",
+            )
+        )
+    if agree["p_value"] < DRIFT:
+        found.append(
+            Warned(
+                "drift",
+                "warning",
+                f"The two held-out parts of the clean data score differently (p = {agree['p_value']:.1g}): clean "
+                "product may have drifted or come in batches, and then the false-alarm rate will drift too. Group what "
+                "belongs together (--group-by), or calibrate apart (--calibrate-by).",
+            )
+        )
+    if n["decision"]["extrapolated"]:
+        found.append(
+            Warned(
+                "extrapolated",
+                "note",
+                "The threshold lies beyond most clean samples, in a fitted tail. Add clean samples for a measured one.",
+            )
+        )
+    if counts["independent"] < FEW:
+        found.append(
+            Warned(
+                "few",
+                "note",
+                f"{counts['independent']} independent samples calibrate it; {FEW} are needed to measure a rate of 1 %.",
+            )
+        )
+    return found

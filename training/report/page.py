@@ -1,0 +1,359 @@
+"""The report as one page of HTML: no script, nothing fetched from anywhere, pictures within it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from models.calibration import ALL
+from models.spec import ImageSpec, SeriesSpec, VectorSpec
+from training.report import charts, panels
+from training.report.facts import Facts
+from training.report.judgement import NOUNS, Warned, number, percent, verdict
+from training.report.numbers import USUAL_ALPHA
+from training.report.seen import Seen, Shown, kl_per_unit
+from training.report.style import CSS
+
+LEVELS = {"alarm": "Alarm", "warning": "Look first", "note": "Note"}
+
+
+def page(facts: Facts, seen: Seen, n: dict[str, Any], warned: Sequence[Warned]) -> bytes:
+    """The whole page."""
+    body = [
+        f"<header><h1>{escape(facts.name)}</h1><p>What this model learned, how far to trust it, and the clean samples "
+        f"to look at. Family {escape(facts.family)}; {escape(n['input']['description'])}.</p></header>",
+        _verdict(n, warned),
+        _strangest(facts, seen, n),
+        _samples(facts, seen, n),
+        _scores(facts, seen, n),
+        _training(facts, n),
+        _latent(facts, seen, n),
+        _likelihood(facts, n),
+        _evidence(facts, n),
+    ]
+    title = f"{escape(facts.name)} – training report"
+    text = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{CSS}</style></head><body><main>\n" + "\n".join(b for b in body if b)
+    )
+    return (text + "\n</main></body></html>\n").encode()
+
+
+def _verdict(n: dict[str, Any], warned: Sequence[Warned]) -> str:
+    level = warned[0].level if warned and warned[0].level != "note" else "good"
+    sentences = "".join(f"<p>{escape(s)}</p>" for s in verdict(n))
+    items = "".join(f'<li class="{w.level}"><b>{LEVELS[w.level]}</b><span>{escape(w.text)}</span></li>' for w in warned)
+    notes = "".join(f'<li class="note"><b>Note</b><span>{escape(t)}</span></li>' for t in n["notes"])
+    head = {"alarm": "Do not use this model yet", "warning": "Usable, but look first", "good": "Ready to use"}[level]
+    listed = f"<ul class=warned>{items}{notes}</ul>" if items or notes else ""
+    return f'<section class="verdict {level}"><h2>{head}</h2>{sentences}{listed}</section>'
+
+
+def _strangest(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
+    one, many = NOUNS[facts.spec.kind]
+    rows = []
+    for i, s in enumerate(n["strangest"]):
+        place = f"row {s['row']}" if s["row"] is not None else f"{s['index']}"
+        cells = (f"{i + 1}", s["item"], place, number(s["score"]), f"{s['p_value']:.3g}", charts.words(s["worst_term"]))
+        rows.append("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>")
+    held = seen.splits["calibrate"]
+    part = "" if len(held.chosen) == held.of else f" (of {len(held.chosen)} of the {held.of}, evenly chosen)"
+    return (
+        f"<section><h2>The strangest clean {many}</h2><p><b>Look at these.</b> They were given as clean, and no other "
+        f"calibration {one} is stranger{part}. A defect among the clean data teaches the model that it is normal, and "
+        "lifts the threshold above real defects: take defects out and fit again. Good product here only shows how far "
+        "clean product reaches.</p>"
+        "<div class=wide><table><thead><tr><th></th><th>item</th><th>index</th><th>score</th>"
+        f"<th>p-value</th><th>least usual evidence</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<p class=small>p-value: rank among the {held.of} calibration {many}. They are pictured next.</p></section>"
+    )
+
+
+def _samples(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
+    shown = [*seen.strangest, *seen.typical]
+    if not shown:
+        return ""
+    match facts.spec:
+        case ImageSpec():
+            inner = _images(facts, seen, shown)
+        case SeriesSpec():
+            inner = _series(facts, seen, shown, facts.spec)
+        case VectorSpec():
+            inner = _vectors(facts, seen, shown, facts.spec)
+    return f"<section><h2>Originals, reconstructions and maps</h2>{inner}</section>"
+
+
+def _images(facts: Facts, seen: Seen, shown: Sequence[Shown]) -> str:
+    assert isinstance(facts.spec, ImageSpec)
+    spec, scale = facts.spec, facts.calibration.map_range
+    display = panels.Display.of(spec, shown)
+    rows = panels.image_rows(shown, display, scale)
+    cut = len(seen.strangest)
+    rebuilt = shown[0].rebuilt is not None
+    heads = ("original", "reconstruction", "difference", "map") if rebuilt else ("original", "map")
+    caption = (
+        "A good model repeats what clean product has in common and leaves out what is peculiar to one image: the "
+        "reconstruction should look like a plain version of the original, and maps of clean images should stay dark. "
+    )
+    if spec.depth == 16:
+        caption += (
+            f"16-bit pixels are shown from {display.low:.0f} (black) to {display.high:.0f} (white), 0.1 % and 99.9 % "
+            f"of these clean images' values, of {2**16 - 1}; the same for every picture. "
+        )
+    if spec.tile:
+        caption += "Of each image the strangest tile is shown. "
+    if spec.channels in (2, 4):
+        caption += f"Of {spec.channels} channels the first is shown. "
+    legend = _map_legend(scale)
+    if rebuilt:
+        legend += (
+            f'<div class=legend><span>difference</span><i style="background:{panels.css_blues()}"></i>'
+            f"<span>0 … {display.difference:.3g} or more of {2**spec.depth - 1}</span></div>"
+        )
+
+    def cards(some: Iterable[tuple[Shown, list[bytes]]], strange: bool) -> str:
+        made = []
+        for i, (s, pictures) in enumerate(some):
+            mark = f"<b>{i + 1}</b> " if strange else ""
+            figures = "".join(
+                f"<div>{_img(p, f'{h} of {facts.samples.items[s.sample]}')}<span>{h}</span></div>"
+                for h, p in zip(heads, pictures, strict=True)
+            )
+            name = escape(facts.samples.items[s.sample])
+            made.append(
+                f"<figure class=card><div class=four>{figures}</div><figcaption>{mark}<span class=item>{name}</span> "
+                f"score {number(s.score)}</figcaption></figure>"
+            )
+        return f"<div class=cards>{''.join(made)}</div>"
+
+    return (
+        f"<p>{caption}</p>{legend}<h3>The {cut} strangest</h3>{cards(zip(shown[:cut], rows[:cut], strict=True), True)}"
+        f"<h3>Typical ones, by rising score</h3>{cards(zip(shown[cut:], rows[cut:], strict=True), False)}"
+    )
+
+
+def _series(facts: Facts, seen: Seen, shown: Sequence[Shown], spec: SeriesSpec) -> str:
+    shown = [*seen.strangest, *seen.typical[1::2]]
+    pictures, chosen = panels.series(shown, spec, facts.calibration.map_range)
+    cut = len(seen.strangest)
+    some = ""
+    if len(chosen) < len(spec.columns):
+        some = f" Of {len(spec.columns)} channels the {len(chosen)} with the largest map values are shown."
+    row = facts.samples.row
+
+    def cards(first: int, last: int) -> str:
+        made = []
+        for i in range(first, last):
+            s = shown[i]
+            at = f", from row {row[s.sample]}" if row is not None else f", window {s.sample}"
+            mark = f"<b>{i + 1}</b> " if i < cut else ""
+            made.append(
+                _figure(
+                    pictures[i],
+                    f"{mark}{escape(facts.samples.items[s.sample])}{at}; score {number(s.score)}",
+                    f"window {i + 1}",
+                )
+            )
+        return f"<div class=charts>{''.join(made)}</div>"
+
+    return (
+        "<p>Each channel has one scale in all pictures, given at the left. The strip under a channel is its map. A "
+        "good reconstruction follows the course and not the noise; clean windows' strips should stay dark."
+        f"{some}</p>{_map_legend(facts.calibration.map_range)}<h3>The {cut} strangest</h3>{cards(0, cut)}"
+        f"<h3>Typical ones, by rising score</h3>{cards(cut, len(shown))}"
+    )
+
+
+def _vectors(facts: Facts, seen: Seen, shown: Sequence[Shown], spec: VectorSpec) -> str:
+    scale = facts.calibration.map_range
+    top = max(float(s.map.max()) for s in shown)
+    rows = []
+    for i, s in enumerate(seen.strangest):
+        for j, c in enumerate(panels.worst_columns(s)):
+            first = f"<td rowspan={min(5, len(s.map))}>{i + 1}</td>" if j == 0 else ""
+            share = 100 * float(s.map[c]) / max(top, 1e-12)
+            expected = number(float(s.rebuilt[c])) if s.rebuilt is not None else "–"
+            value = "missing" if np.isnan(s.raw[c]) else number(float(s.raw[c]))
+            rows.append(
+                f"<tr{' class=first' if j == 0 else ''}>{first}<td>{escape(spec.columns[c])}</td><td>{value}</td>"
+                f'<td>{expected}</td><td class=bar><i style="width:{share:.1f}%"></i>'
+                f"<span>{float(s.map[c]):.3g}</span></td></tr>"
+            )
+    picture = panels.heat_table(shown, spec.columns, scale, len(seen.strangest))
+    return (
+        "<p>For each of the strangest rows the columns that make it strange: the value, the reconstruction, and the "
+        "map (squared difference in units of clean variance; about 1 is usual).</p>"
+        "<div class=wide><table class=bars><thead><tr><th></th><th>column</th><th>value</th><th>reconstruction</th>"
+        f"<th>map</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>{_map_legend(scale)}"
+        + _charts(
+            _figure(
+                picture,
+                "Maps of the strangest rows above those of typical ones. A column that is bright in "
+                "every row is one the model cannot predict.",
+                "maps of rows",
+            )
+        )  # fmt: skip
+    )
+
+
+def _scores(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
+    decision, splits = n["decision"], seen.splits
+    alpha = decision["alpha"]
+    lines = [(percent(alpha) if alpha else "threshold", decision["threshold"])]
+    if decision["threshold_5_percent"] is not None and alpha != USUAL_ALPHA:
+        lines.append((percent(USUAL_ALPHA), decision["threshold_5_percent"]))
+    by = decision["decide_by"]
+    main = charts.histogram({s: v.values[by] for s, v in splits.items()}, charts.words(by), lines)
+    terms = {t: {s: v.values[t] for s, v in splits.items()} for t in splits["calibrate"].values if t != "score"}
+    made = _figure(main, "Scores of clean samples that the model never saw, and the thresholds for two false-alarm "
+                   "rates. Look for a second hump or lone bars at the right: another kind of product, or defects.",
+                   "score histogram")  # fmt: skip
+    if terms:
+        made += _figure(charts.term_histograms(terms, {t: n["terms"][t]["threshold"] for t in terms}),
+                        "The evidence behind the score, each with the threshold it would have by itself. Fit far to "
+                        "the left of calibrate means learned by heart.", "evidence histograms")  # fmt: skip
+    reference = facts.calibration.groups[ALL].terms["score"]
+    p = reference.p_value(splits["validate"].values["score"])
+    agree = n["agreement"]
+    share = min(1.0, facts.split.effective / max(len(facts.split.calibrate), 1))
+    independent = share * agree["validate"] * agree["calibrate"] / max(agree["validate"] + agree["calibrate"], 1)
+    made += _figure(charts.uniformity(p, independent), "p-values of the validate samples, which should lie along the "
+                    "dashed line, within the band. Above it, clean samples look too strange; below it, too plain. Not "
+                    "a clean test: these samples also decided when to stop and how to combine the evidence.",
+                    "p-values of validate")  # fmt: skip
+    return f"<section><h2>Scores and calibration</h2>{_charts(made)}</section>"
+
+
+def _training(facts: Facts, n: dict[str, Any]) -> str:
+    t = n["training"]
+    gate = t.get("gate") or {}
+    known = {
+        "family": facts.family,
+        "arguments": ", ".join(f"{k} = {v}" for k, v in facts.arguments.items()) or "–",
+        "optimiser steps": f"{t.get('steps', '–')} (best at {t.get('best_step', '–')}; stopped: {t.get('stopped')})",
+        "training time": f"{t['seconds']:.0f} s" if "seconds" in t else "–",
+        "parameters": f"{t['parameters']:,}" if "parameters" in t else "–",
+        "seed": t.get("seed", "–"),
+        "samples": f"{n['samples']['read']} read, {n['samples']['skipped']} left out",
+        "export gate": f"graph against training code {gate['torch']:.2g}, batch of one against many {gate['batch']:.2g}"
+        f" of the difference allowed ({gate['samples']} samples)"
+        if gate
+        else "–",
+        "data digest": t.get("data_digest", "–"),
+    }
+    rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in known.items())
+    table = f"<table class=facts><tbody>{rows}</tbody></table>"
+    if not facts.history:
+        return f"<section><h2>Training</h2><p>This family learns in one look, without steps.</p>{table}</section>"
+    picture = charts.loss_curves(facts.history, t.get("best_step"), str(t.get("stopped") or ""))
+    made = _figure(picture, "Loss by optimiser step. Both curves should fall and then level out; validate rising while "
+                   "fit falls is learning by heart, which stopping at the best step undoes. At first the fit loss "
+                   "counts the KL term less than validate does.", "loss curves")  # fmt: skip
+    return f"<section><h2>Training</h2><div class=charts>{made}<div>{table}</div></div></section>"
+
+
+def _latent(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
+    latent, latents = n["latent"], seen.latents
+    if latent is None or latents is None:
+        return ""
+    numbers = [s.sample for s in seen.strangest]
+    state = (
+        "The posterior has collapsed: the latent says nothing about a sample."
+        if latent["collapsed"]
+        else f"{latent['active']} of {latent['size']} units are active, {number(latent['kl'], 3)} nats of KL in all: "
+        "no posterior collapse."
+    )
+    made = _figure(
+        charts.latent_map(latents, numbers, latent["explained"]),
+        "Posterior means of clean samples on their first two principal axes. The three splits should mix; an island is "
+        "a kind of product of its own, and bright points at the edge are rare clean product. Ringed: the strangest.",
+        "latent map",
+    ) + _figure(
+        charts.unit_bars(kl_per_unit(latents), [u["active"] for u in latent["units"]]),
+        f"What each latent unit says about a sample. {state} Units that clean product does not need are switched off; "
+        "that is as it should be.",
+        "KL per latent unit",
+    )
+    if isinstance(facts.spec, ImageSpec) and seen.generated is not None:
+        display = panels.Display.of(facts.spec, [*seen.strangest, *seen.typical])
+        if seen.walk is not None:
+            flat = seen.walk.reshape(-1, *facts.spec.shape)
+            made += _figure(panels.sheet(flat, seen.walk.shape[1], display),
+                            f"A row each for the most active units ({', '.join(map(str, seen.walked))}), decoded from "
+                            "-2.5 to 2.5 of their clean standard deviations: what the model knows to vary.",
+                            "walk along latent units", sharp=True)  # fmt: skip
+        made += _figure(panels.sheet(seen.generated, 6, display),
+                        "Decoded from the prior: what the model takes for clean product. Blurred is usual; product "
+                        "that could not exist is not.", "samples from the prior", sharp=True)  # fmt: skip
+    return f"<section><h2>Latent space</h2>{_charts(made)}</section>"
+
+
+def _likelihood(facts: Facts, n: dict[str, Any]) -> str:
+    found = n["likelihood"]
+    if found is None:
+        return ""
+    rows = []
+    for split in ("fit", "validate", "calibrate"):
+        one = found[split]
+        cells = (split, number(one["elbo"], 5), number(one["nats_per_dimension"]), number(one["bits_per_dimension"]))
+        rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+    head = "ELBO" if found["term"] == "negative_elbo" else charts.words(found["term"]).removeprefix("negative ")
+    text = f"Means per {found['per']} of {found['dimensions']} values. ELBO in nats of the normalised values. "
+    if facts.log_jacobian is None:
+        text += "Bits per dimension are left out: this likelihood is no density of the raw values."
+    elif found["kind"] == "discrete":
+        text += (
+            f"Bits per dimension are of the raw whole numbers: the normalisation's log-Jacobian "
+            f"({number(found['log_jacobian'])} nats) is added, and a whole number has the mass of a bin of width 1."
+        )
+    else:
+        text += (
+            f"Bits per dimension are differential, of the raw values with the normalisation's log-Jacobian "
+            f"({number(found['log_jacobian'])} nats): they depend on the units, and may be negative."
+        )
+    return (
+        "<section><h2>Likelihood</h2><div class=wide><table><thead><tr><th>split</th>"
+        f"<th>{escape(head)}, nats</th><th>negative, nats per value</th><th>bits per dimension</th></tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div><p class=small>{escape(text)}</p></section>"
+    )
+
+
+def _evidence(facts: Facts, n: dict[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><th>{escape(charts.words(t))}</th><td>{escape(m)}</td>"
+        f"<td>{number(n['terms'].get(t, {}).get('calibrate', {}).get('median'))}</td>"
+        f"<td>{number(n['terms'].get(t, {}).get('threshold'))}</td></tr>"
+        for t, m in facts.meaning.items()
+    )
+    return (
+        "<section><h2>What the evidence means</h2><div class=wide><table class=meaning><thead><tr><th>evidence</th>"
+        f"<th>meaning; higher is stranger</th><th>clean median</th><th>threshold</th></tr></thead><tbody>{rows}"
+        "</tbody></table></div></section>"
+    )
+
+
+def _map_legend(scale: tuple[float, float]) -> str:
+    low, high = scale
+    top = low + 3 * (high - low)
+    return (
+        f'<div class=legend><span>map</span><i style="background:{panels.css_gradient()}"><u></u></i><span>{low:.3g} '
+        f"(clean median) … <b>|</b> {high:.3g} (99.9 % of clean) … {top:.3g} or more</span></div>"
+    )
+
+
+def _charts(inner: str) -> str:
+    return f"<div class=charts>{inner}</div>"
+
+
+def _figure(picture: bytes, caption: str, alt: str, sharp: bool = False) -> str:
+    return f"<figure>{_img(picture, alt, sharp)}<figcaption>{caption}</figcaption></figure>"
+
+
+def _img(picture: bytes, alt: str, sharp: bool = True) -> str:
+    kind = " class=sharp" if sharp else ""
+    return f'<img{kind} alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
