@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import IO
 
@@ -50,7 +52,8 @@ def _load_images(
 ) -> Spooled:
     mask = fitted_roi(spec, roi)
     first, last = source.span
-    digest, items, counts, kept = hashlib.sha256(digest_head(spec)), Coder(), [0], list[int]()
+    digest, items = hashlib.sha256(digest_head(spec)), Coder()
+    counts, kept = array("q"), array("q")  # parts and number of each readable sample
     skipped: list[tuple[str, str]] = []
     with path.open("wb") as file:
         for item, start, parts, per in _image_parts(source, spec, mask, skipped):
@@ -61,13 +64,13 @@ def _load_images(
                 digest.update(np.ascontiguousarray(one).data)
             n = len(parts) // per
             items.add(item, n)
-            counts += [per] * n
-            kept += range(start, start + n)
+            counts.extend(repeat(per, n))
+            kept.extend(range(start, start + n))
             tell(kept[-1] + 1 - first, last - first)
     if not kept:
         some = " ".join(why for _, why in skipped[:3])
         raise Refusal(f"No image of {source.path.name} can be used. {some}")
-    count = np.array(counts[1:], np.int64)
+    count = np.array(counts, np.int64)
     return Spooled(
         spec=spec,
         digest=digest.hexdigest(),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import IO, Any, overload
 
@@ -41,20 +43,20 @@ class Coder:
 
     def __init__(self) -> None:
         self.known: dict[str, int] = {}
-        self.codes: list[Codes] = []
+        self.codes = array("i")  # four bytes each, however many there are
 
     def code(self, word: str) -> int:
         return self.known.setdefault(word, len(self.known))
 
     def add(self, word: str, times: int = 1) -> None:
-        self.codes.append(np.full(times, self.code(word), np.int32))
+        self.codes.extend(repeat(self.code(word), times))
 
     def extend(self, codes: Codes) -> None:
         """Adds words by their codes."""
-        self.codes.append(codes)
+        self.codes.frombytes(codes.tobytes())
 
     def done(self) -> Coded:
-        return Coded(list(self.known), np.concatenate(self.codes) if self.codes else np.empty(0, np.int32))
+        return Coded(list(self.known), np.array(self.codes, np.int32))
 
 
 @dataclass(eq=False)

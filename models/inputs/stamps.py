@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.errors import Refusal
@@ -32,8 +31,8 @@ class Order:
         Raises:
             Unordered: a timestamp is missing, repeated, or before the one above it.
         """
-        if column.null_count:
-            row = pc.index(pc.is_null(column), True).as_py() + start
+        if column.null_count or "" in stamps:
+            row = next(i for i, value in enumerate(stamps) if value in (None, "")) + start
             raise Unordered(f"Row {row} of {self.item} has no timestamp; fill it in, or leave the row out.")
         values = comparable(column)
         if values is None or len(values) == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -46,18 +47,23 @@ class LabelTable:
         """Labels (n,) of samples given by item and index, -1 where there is none, and their classes."""
         label = np.full(len(index), -1, np.int8)
         classes: list[str | None] = [None] * len(index)
-        for i, (item, at) in enumerate(zip(items, index, strict=True)):
+        low = 0
+        for item, run in groupby(items):
+            here = np.arange(low, low + sum(1 for _ in run))
+            low += len(here)
             held = self.items.get(item) if item is not None else None
             if held is None:
                 continue
             if held.index[0] == EVERY:
-                k = 0
+                at = np.zeros(len(here), np.int64)
             else:
-                k = int(np.searchsorted(held.index, at))
-                if k == len(held.index) or held.index[k] != at:
-                    continue
-            label[i] = held.label[k]
-            classes[i] = held.classes[k] if held.classes is not None else None
+                at = np.minimum(np.searchsorted(held.index, index[here]), len(held.index) - 1)
+                known = held.index[at] == index[here]
+                here, at = here[known], at[known]
+            label[here] = held.label[at]
+            if held.classes is not None:
+                for i, k in zip(here.tolist(), at.tolist(), strict=True):
+                    classes[i] = held.classes[k]
         return label, classes
 
 
