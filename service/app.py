@@ -7,8 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+import structlog
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
 
 from service import errors
 from service.auth import OPEN_FOLDER, Gate, is_loopback
@@ -61,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         opening.start()
         yield
         registry.close()
+        structlog.get_logger("vaegis").info("stopped: every accepted request was answered")
 
     app = FastAPIOffline(
         redoc_url=None,
@@ -75,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     assert isinstance(app, FastAPI)
     app.router.routes.append(score.route())
+    app.router.routes.append(Route("/", _to_docs))
     app.include_router(models.router)
     app.include_router(health.router)
     app.openapi = lambda: score_docs.complete(app)  # type: ignore[method-assign]
@@ -82,3 +88,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Envelope, gate=gate, metrics=metrics, max_body_bytes=settings.max_body_bytes)
     app.state.service = Service(settings, registry, live, metrics, Turns(settings.concurrency, settings.queue))
     return app
+
+
+async def _to_docs(_: Request) -> Response:
+    """Whoever opens the bare address in a browser wants the documentation."""
+    return RedirectResponse("/docs")

@@ -21,7 +21,7 @@ from models.errors import NotAllowed, NotAuthenticated, Refusal
 from service.store.keys import SCOPES, Key, Keys, digest, public_id
 
 FRESH_SECONDS = 1.0  # how long a read of the keys is believed: revocation by another process is seen after it
-OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")  # these say nothing about models or data
+OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")  # these say nothing about models or data
 OPEN_FOLDER = "/docs-assets/"
 
 

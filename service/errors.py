@@ -75,7 +75,7 @@ def install(app: FastAPI) -> None:
         detail = {
             404: f"There is nothing at {path}; /docs lists what there is.",
             405: f"{path} does not take {method}; /docs lists what it takes.",
-        }.get(error.status_code, f"{error.detail}.")
+        }.get(error.status_code, str(error.detail).rstrip(".") + ".")
         title = TITLES.get(error.status_code, "Cannot be processed")
         return problem(request.scope, title, error.status_code, detail, dict(error.headers or {}))
 

@@ -21,7 +21,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # Clean samples fill these evenly, by the probabilities: a drifting process shows in the low ones first.
 P_VALUES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-# Scores have the model's own unit, so they are counted in clean interquartile ranges from the clean median.
+# Scores have the model's own unit, so they are counted in clean interquartile ranges from the clean median. These can
+# be negative, and a sum that can fall is no counter: the client library leaves it out.
 SPREADS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -87,7 +88,8 @@ class Envelope:
             message = await receive()
             got += len(message.get("body", b""))
             if got > self._most:
-                raise self._too_large()
+                # Not as a refusal: FastAPI takes other exceptions of a body being read for broken JSON.
+                raise HTTPException(413, str(self._too_large()))
             return message
 
         await self._app(scope, receiving, send)

@@ -51,6 +51,7 @@ def serve(
     )
 
     import uvicorn
+    from prometheus_client import disable_created_metrics
 
     from service import logs
     from service.app import create_app
@@ -58,6 +59,7 @@ def serve(
     from service.state import Service
     from service.store.keys import Keys
 
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # times beside every counter, which nobody reads
     logs.configure(settings.log_level, settings.log_format)
     app = create_app(settings)
     service: Service = app.state.service
@@ -68,6 +70,7 @@ def serve(
     typer.echo(f"Vaegis listens on {url} (documentation: {url}/docs, device: {service.live.device}). Ctrl+C ends it.")
     config = uvicorn.Config(
         app,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

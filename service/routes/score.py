@@ -115,7 +115,7 @@ async def score(request: Request) -> Response:
     request.scope["vaegis.samples"] = len(verdicts)
     if answer is None:
         first = next(iter(verdicts.errors.values()), "The request holds none.")
-        raise Refusal(f"None of the {len(verdicts)} samples could be judged. The first: {first}")
+        raise Refusal(f"No sample could be judged, of {len(verdicts)} sent. The first: {first}")
     return Response(answer, media_type="application/json")
 
 

@@ -1,0 +1,37 @@
+import pytest
+from http_server import serving
+from toy_bundles import IMAGE, SERIES, VECTOR, toy_bundle
+
+from service.settings import Settings
+from service.store.registry import Registry
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory):
+    """Folders of toy bundles: image, image2 (another version of it), series, vector."""
+    folder = tmp_path_factory.mktemp("toys")
+    for name, spec in (("image", IMAGE), ("series", SERIES), ("vector", VECTOR)):
+        toy_bundle(folder / name, spec)
+    toy_bundle(folder / "image2", IMAGE, alpha=0.1, doc="second")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fill(toys):
+    """Makes a home with the models image (two versions), series and vector."""
+
+    def make(home):
+        with Registry.open(Settings(home=home)) as registry:
+            for name in ("image", "series", "vector"):
+                registry.add(name, toys / name)
+            registry.add("image", toys / "image2")
+        return Settings(home=home)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def client(fill, tmp_path_factory):
+    """A service that tests only ask: none changes its models or keys."""
+    with serving(fill(tmp_path_factory.mktemp("home"))) as client:
+        yield client
