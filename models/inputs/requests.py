@@ -138,14 +138,15 @@ def from_arrow(spec: InputSpec, body: bytes, *, limits: Limits = LIMITS) -> Bloc
     try:
         with pa.ipc.open_stream(pa.BufferReader(body)) as reader:
             schema, batches = reader.schema, list(reader)
+            given = schema.names
         for batch in batches:
             batch.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Malformed("The body is not an Arrow IPC stream; write it with pyarrow.ipc.new_stream.") from error
-    places = match_columns(spec.columns, schema.names, "The table")
-    names = [schema.names[i] for i in places]
+    places = match_columns(spec.columns, given, "The table")
+    names = [given[i] for i in places]
     for name in names:
-        if schema.names.count(name) > 1:
+        if given.count(name) > 1:
             raise Refusal(f"The table has column {name!r} more than once; give each column its own name.")
         if not numeric(schema.field(name).type):
             raise Refusal(
@@ -158,8 +159,8 @@ def from_arrow(spec: InputSpec, body: bytes, *, limits: Limits = LIMITS) -> Bloc
     table = pa.Table.from_batches(batches, schema).combine_chunks()
     whole = table.to_batches()[0]
     stamps = None
-    if isinstance(spec, SeriesSpec) and spec.timestamp in schema.names:
-        column = whole.column(schema.names.index(spec.timestamp))
+    if isinstance(spec, SeriesSpec) and spec.timestamp in given:
+        column = whole.column(given.index(spec.timestamp))
         stamps = as_given(column)
         Order("the table").check(column, stamps, 0)
     return _rows(spec, batch_values(whole, names), None, stamps, None, limits)

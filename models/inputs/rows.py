@@ -170,9 +170,10 @@ def table_rows(
         yield _break(name, broken.row, wanted, str(broken.refusal))
     except Unordered:
         raise
-    except Refusal as refusal:
+    except (Refusal, UnicodeDecodeError) as error:
+        refusal = error if isinstance(error, Refusal) else Refusal(f"{name} holds text that is not UTF-8; save it so.")
         if wanted.strict or lone:
-            raise
+            raise refusal from (None if refusal is error else error)
         yield _break(name, 0, wanted, str(refusal))
 
 

@@ -132,9 +132,12 @@ def open_table(name: str, where: Path | bytes, sep: str | None = None) -> Table:
             with _open_csv(where, sep, convert) as reader:
                 schema = reader.schema
                 sample = _samples(reader)
+        columns = schema.names
+    except UnicodeDecodeError as error:
+        raise Refusal(f"The column names of {name} are not UTF-8; save it with that encoding.") from error
     except (pa.ArrowException, OSError) as error:
         raise Refusal(f"{name} is not a readable table ({_first_line(error)}).") from error
-    twice = sorted({column for column in schema.names if schema.names.count(column) > 1 and column})
+    twice = sorted({column for column in columns if columns.count(column) > 1 and column})
     if twice:
         raise Refusal(f"{name} has column {twice[0]!r} more than once; give each column its own name.")
     return Table(name, where, sep, schema, sample)

@@ -212,6 +212,12 @@ def test_columns_that_cannot_be_used_are_refused_by_name(tmp_path, text, options
         table(tmp_path, text, **options)
 
 
+def test_column_names_must_be_utf_8(tmp_path):
+    (tmp_path / "t.csv").write_bytes("Temp °C,a\n1,2\n".encode("latin-1"))
+    with pytest.raises(Refusal, match=r"t\.csv are not UTF-8"):
+        open_source(tmp_path / "t.csv", SourceOptions()).open("t.csv")
+
+
 def test_an_unnamed_index_is_no_feature(tmp_path):
     found = table(tmp_path, ",a\n0,5\n1,6\n")
     assert found.features == ("a",)
