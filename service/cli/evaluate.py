@@ -96,7 +96,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    _tell(Console(highlight=False), result, decision, scorer.spec.kind == "series")
+    _tell(Console(highlight=False, soft_wrap=True), result, decision, scorer.spec.kind == "series")
 
 
 def _tell(console: Any, result: Evaluation, decision: Decision, series: bool) -> None:

@@ -141,7 +141,7 @@ def fit(
         options=FitOptions(seed, steps, shared.duration(max_time), batch, rate, cast(Any, device)),
         resume=resume,
     )
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         made = _watched(request, console)
         if out is None:
@@ -157,7 +157,7 @@ def fit(
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
-    _tell(Console(highlight=False), made, said, place)
+    _tell(Console(highlight=False, soft_wrap=True), made, said, place)
 
 
 def need_training() -> None:

@@ -85,7 +85,7 @@ def score(
                 file.write(verdicts)
             if pictures is not None:
                 pictures.write(verdicts)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     _tell(console, counts, decision, strangest, unread, scorer.bundle)
     if out is not None:
         console.print(f"  rows: {out}", soft_wrap=True)

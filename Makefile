@@ -1,0 +1,58 @@
+# Every target does its own set-up: a machine needs Python 3.11 (or newer) and make, nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+QUICK ?=
+export VAEGIS_QUICK = $(QUICK)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test test-slow check acceptance wheel clean bench-quality
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv with every package pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Vaegis needs Python 3.11 or newer; this is " + sys.version'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	@touch $@
+
+# torch first and by its exact version: a plain requirement would take the newest build for another CUDA.
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+
+demo: $(STAMP) ## fit, serve, score and report on real and simulated data, in about two minutes
+	$(BIN)/vaegis demo
+
+serve: $(STAMP) ## the service with the demo's models, on http://127.0.0.1:8000
+	VAEGIS_HOME=$${VAEGIS_HOME:-.vaegis} $(BIN)/vaegis demo --models-only
+	VAEGIS_HOME=$${VAEGIS_HOME:-.vaegis} $(BIN)/vaegis serve
+
+test: $(STAMP) ## the fast tests
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## whole journeys
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP) ## static checks only: ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+acceptance: $(STAMP) ## the black-box tests beside this checkout, where they are
+	@if test -d ../shared/acceptance; then $(BIN)/python -m pytest ../shared/acceptance -q; \
+	else echo "There is no ../shared/acceptance beside this checkout; nothing to run."; fi
+
+bench-quality: $(STAMP) ## detection quality on the data sets in ../shared/data (QUICK=1: a few minutes' panel)
+	$(BIN)/python -m tests.bench.quality $(if $(QUICK),--panel small --families vae)
+
+wheel: $(STAMP) ## dist/*.whl
+	$(BIN)/python -m build --wheel
+
+clean: ## remove what make made
+	rm -rf $(VENV) dist build .vaegis
