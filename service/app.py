@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         opening.start()
         yield
         registry.close()
-        structlog.get_logger("vaegis").info("stopped: every accepted request was answered")
+        structlog.get_logger("vaegis").info("stopped")
 
     app = FastAPIOffline(
         redoc_url=None,

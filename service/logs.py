@@ -39,6 +39,8 @@ def configure(level: str, form: str) -> None:
     # Its start and stop lines repeat ours; its access lines are ours with fewer facts.
     logging.getLogger("uvicorn").setLevel("WARNING")
     logging.getLogger("alembic").setLevel("WARNING")
+    # It warns of every broken body, which the request's own line already tells.
+    logging.getLogger("python_multipart").setLevel("ERROR")
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import random
 
 import numpy as np
 import pyarrow as pa
@@ -215,6 +216,24 @@ def test_bad_requests_are_refused_with_a_sentence(client, case):
     text = raw.decode()
     assert "Traceback" not in text and "/tmp" not in text and "site-packages" not in text
     assert client.get("/readyz")[0] == 200
+
+
+def test_no_mutation_of_a_good_request_breaks_the_service(client):
+    """Bytes changed, dropped and put in: refused or answered, never a 500, and never a verdict without a score."""
+    chance = random.Random(0)
+    seeds = [("image", *form) for form in forms().values()]
+    seeds.append(("series", *multipart([("a.csv", b"speed,flow\n1,2\n3,4\n5,6\n1,1\n1,1\n")])))
+    seeds.append(("vector", b'{"data":[[1,2,3]],"columns":["a","b","c"],"items":["x"]}', JSON))
+    for _ in range(300):
+        model, good, kind = chance.choice(seeds)
+        body = bytearray(good)
+        for _ in range(chance.choice((1, 1, 3, 20))):
+            i = chance.randrange(len(body) or 1)
+            body[i : i + chance.choice((0, 1, 1, 20))] = chance.randbytes(chance.choice((0, 1, 1, 8)))
+        status, answer = client.score(model, bytes(body), kind)
+        assert status in (200, 400, 413, 415, 422), (status, answer, bytes(body))
+        if status == 200:
+            assert all(r["status"] == "unjudged" or np.isfinite(r["score"]) for r in answer["results"])
 
 
 def test_a_body_that_is_encoded_is_not_read(client):
