@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from service.metrics import CONTENT_TYPE
-from service.routes.problems import Problem
+from service.routes.problems import problems
 from service.state import Service, service_of
 
 router = APIRouter(tags=["Operation"])
@@ -35,7 +35,7 @@ async def healthz() -> Health:
     return Health(status="alive")
 
 
-@router.get("/readyz", summary="Can it score?", responses={503: {"model": Problem, "description": "Not ready."}})
+@router.get("/readyz", summary="Can it score?", responses=problems(503))
 def readyz(service: Annotated[Service, Depends(service_of)]) -> Ready:
     """Answers 200 when the store can be reached and every model's champion is open, else 503. Needs no key."""
     service.live.check()
@@ -43,7 +43,7 @@ def readyz(service: Annotated[Service, Depends(service_of)]) -> Ready:
     return Ready(status="ready", device=service.live.device, models=sorted(models))
 
 
-@router.get("/metrics", summary="Counters for Prometheus", response_class=Response)
+@router.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse, responses=problems(401))
 def metrics(service: Annotated[Service, Depends(service_of)]) -> Response:
     """In Prometheus's text format; docs/operations.md lists them. Needs any key, once there is one."""
     return Response(service.metrics.page(), media_type=CONTENT_TYPE)

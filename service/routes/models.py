@@ -130,7 +130,7 @@ def list_models(service: Shared) -> ModelList:
     return ModelList(models=[_summary(m) for m in service.registry.list()])
 
 
-@router.get("/{model}", summary="Describe a model", responses=problems(401, 404, 503))
+@router.get("/{model}", summary="Describe a model", responses=problems(401, 404, 422, 503))
 def show_model(model: str, service: Shared) -> ModelDetail:
     """What a model takes, what its evidence means and how it is calibrated.
 

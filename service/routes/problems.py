@@ -34,7 +34,7 @@ _MEANING = {
     422: "Understood, but it cannot be done as asked: wrong shape or columns, an alpha that the calibration does not "
     "support, no sample that can be judged.",
     500: "A fault of the service; the log says more under the request id.",
-    503: "Too many requests wait, or the store cannot be reached. Try again (see Retry-After).",
+    503: "Not ready: too many requests wait, models are being opened, or the store cannot be reached. See Retry-After.",
 }
 
 

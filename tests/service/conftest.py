@@ -1,9 +1,20 @@
+import logging
+
 import pytest
+import structlog
 from http_server import serving
 from toy_bundles import IMAGE, SERIES, VECTOR, toy_bundle
 
 from service.settings import Settings
 from service.store.registry import Registry
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet():
+    """The service's own log lines would run through the report of the tests."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
