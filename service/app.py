@@ -77,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_tags=_TAGS,
         lifespan=lifespan,
         redirect_slashes=False,
+        swagger_ui_parameters={"defaultModelsExpandDepth": -1},  # schemas show beside their routes
     )
     assert isinstance(app, FastAPI)
     app.router.routes.append(score.route())

@@ -212,7 +212,6 @@ def operation() -> dict[str, Any]:
         "parameters": _PARAMETERS,
         "requestBody": {"required": True, "content": _BODY},
         "responses": {"200": answered, **{str(status): what for status, what in failed.items()}},
-        "security": [{"bearer": []}, {"key": []}],
     }
 
 
