@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +11,10 @@ from pathlib import Path
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from models.bundle import Bundle, open_bundle, sync_folder
-from models.errors import Conflict, Damaged, NotFound, Refusal
+from models.bundle import Bundle, open_bundle
+from models.errors import Conflict, NotFound, Refusal
 from service.settings import Settings
+from service.store.bundles import keep
 from service.store.database import Database, open_database
 from service.store.schema import AliasRow, ModelRow, PromotionRow, VersionRow
 
@@ -140,7 +138,7 @@ class Registry:
         """
         check_name(name)
         bundle = open_bundle(folder)
-        self._keep(bundle, move)
+        keep(self._bundles, bundle, move)
         with self.database.write() as session:
             model = session.scalar(select(ModelRow).where(ModelRow.name == name).with_for_update())
             if model is None:
@@ -284,55 +282,6 @@ class Registry:
         )
         session.add(row)
         return Promotion(alias, action, before, to, row.at, row.by)
-
-    def _keep(self, bundle: Bundle, move: bool) -> None:
-        """Puts a bundle under its digest: built aside and renamed, so that it is whole or not there."""
-        place = self._bundles / bundle.digest
-        if _whole(place):
-            if move and bundle.path.resolve() != place.resolve():
-                shutil.rmtree(bundle.path)
-            return
-        aside: Path | None = None
-        try:
-            self._bundles.mkdir(parents=True, exist_ok=True)
-            aside = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self._bundles))
-            ready = aside / "bundle"
-            shutil.copytree(bundle.path, ready)
-            _sync_all(ready)
-            open_bundle(ready)
-            if place.exists():  # a damaged copy: a whole one takes its place
-                os.rename(place, aside / "damaged")
-            try:
-                os.rename(ready, place)
-            except OSError:
-                if not _whole(place):  # else another process was faster
-                    raise
-            sync_folder(self._bundles)
-            if move:
-                shutil.rmtree(bundle.path)
-        except OSError as error:
-            raise Refusal(
-                f"The bundle cannot be kept in {self._bundles} ({error.strerror}); free space there, or set "
-                "VAEGIS_HOME to a folder that can be written."
-            ) from error
-        finally:
-            if aside is not None:
-                shutil.rmtree(aside, ignore_errors=True)
-
-
-def _whole(place: Path) -> bool:
-    try:
-        open_bundle(place)
-    except (NotFound, Damaged):
-        return False
-    return True
-
-
-def _sync_all(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
 
 
 def _version_row(model: int, version: int, bundle: Bundle, now: datetime) -> VersionRow:

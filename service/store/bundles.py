@@ -1,0 +1,69 @@
+"""Registered bundles on disk, each in a folder named by its digest; shared by all names that it is registered under."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from models.bundle import Bundle, open_bundle, sync_folder
+from models.errors import Damaged, NotFound, Refusal
+
+
+def keep(bundles: Path, bundle: Bundle, move: bool) -> None:
+    """Puts a verified bundle under its digest: built aside and renamed, so that it is whole or not there.
+
+    Args:
+        bundles: the folder of all bundles.
+        move: remove the given folder afterwards.
+
+    Raises:
+        Refusal: it cannot be written.
+    """
+    place = bundles / bundle.digest
+    if _whole(place):
+        if move and bundle.path.resolve() != place.resolve():
+            shutil.rmtree(bundle.path)
+        return
+    aside: Path | None = None
+    try:
+        bundles.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".incoming-", dir=bundles))
+        ready = aside / "bundle"
+        shutil.copytree(bundle.path, ready)
+        _sync_all(ready)
+        open_bundle(ready)
+        if place.exists():  # a damaged copy: a whole one takes its place
+            os.rename(place, aside / "damaged")
+        try:
+            os.rename(ready, place)
+        except OSError:
+            if not _whole(place):  # else another process was faster
+                raise
+        sync_folder(bundles)
+        if move:
+            shutil.rmtree(bundle.path)
+    except OSError as error:
+        raise Refusal(
+            f"The bundle cannot be kept in {bundles} ({error.strerror}); free space there, or set "
+            "VAEGIS_HOME to a folder that can be written."
+        ) from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _whole(place: Path) -> bool:
+    try:
+        open_bundle(place)
+    except (NotFound, Damaged):
+        return False
+    return True
+
+
+def _sync_all(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
