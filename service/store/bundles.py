@@ -34,7 +34,7 @@ def keep(bundles: Path, bundle: Bundle, move: bool) -> None:
         shutil.copytree(bundle.path, ready)
         _sync_all(ready)
         open_bundle(ready)
-        if place.exists():  # a damaged copy: a whole one takes its place
+        if place.exists() and not _whole(place):  # a damaged copy: a whole one takes its place
             os.rename(place, aside / "damaged")
         try:
             os.rename(ready, place)
