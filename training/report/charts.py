@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from PIL import Image
 
 from models.maps import PALETTE
 from training.report.seen import Floats, Latents
@@ -31,7 +31,6 @@ Values = Mapping[str, Floats]  # split -> (n,)
 def canvas(height: float = HEIGHT, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """An empty figure with its axes, row by row."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
     for one in axes:
         bare(one)
@@ -51,12 +50,14 @@ def bare(axes: Axes) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure's bytes, without the writer's name in them."""
-    out = io.BytesIO()
+    """The figure's bytes, in as many colours as a chart has."""
+    drawn, out = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
         # A name in a script that the font does not hold is drawn as boxes; the page beside it has it in full.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(out, format="png", metadata={"Software": None})
+        figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 1})
+    with Image.open(drawn) as pixels:
+        pixels.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(out, "PNG", compress_level=9)
     return out.getvalue()
 
 
@@ -68,7 +69,7 @@ def label(text: str, most: int = 22) -> str:
 
 def words(term: str) -> str:
     """`negative_elbo` -> `negative ELBO`."""
-    return term.replace("_", " ").replace("elbo", "ELBO").replace("iwae", "IWAE")
+    return term.replace("_", " ").replace("elbo", "ELBO").replace("iwae", "IWAE").replace("kl", "KL")
 
 
 def loss_curves(history: Sequence[Mapping[str, float]], best_step: int | None, stopped: str) -> bytes:
@@ -78,7 +79,6 @@ def loss_curves(history: Sequence[Mapping[str, float]], best_step: int | None, s
     others = [k for k in history[0] if k not in ("step", "validate", *total)][:6]
     rows = 1 + (len(others) + 1) // 2
     figure = Figure(figsize=(WIDTH, HEIGHT + 1.6 * (rows - 1)), dpi=DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(rows, 2, height_ratios=[2.2, *[1.3] * (rows - 1)])
     top = figure.add_subplot(grid[0, :])
     bare(top)
@@ -117,8 +117,16 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
     usual = float(np.quantile(finite, 0.9))
     if len(finite) >= 10 and high - low > 4 * (usual - low) > 0:
         axes.set_ylim(low - 0.06 * (usual - low), usual + 0.25 * (usual - low))
-        axes.text(0.01, 0.99, f"↑ begins at {finite[0]:.3g}", transform=axes.transAxes, fontsize=7.5, color=MUTED,
-                  ha="left", va="top")  # fmt: skip
+        axes.text(
+            0.01,
+            0.99,
+            f"↑ begins at {finite[0]:.3g}",
+            transform=axes.transAxes,
+            fontsize=7.5,
+            color=MUTED,
+            ha="left",
+            va="top",
+        )
 
 
 def histogram(values: Values, name: str, thresholds: Sequence[tuple[str, float]]) -> bytes:
@@ -132,9 +140,16 @@ def histogram(values: Values, name: str, thresholds: Sequence[tuple[str, float]]
     for i, (text, at) in enumerate(thresholds):
         axes.axvline(at, color=colours[i % 2], lw=1.4, ls=("-", "--")[i % 2], ymax=0.92 - 0.1 * i)
         middle = np.sqrt(low * high) if axes.get_xscale() == "log" else (low + high) / 2
-        axes.annotate(f"{text}: {at:.4g}", (at, top * 1.32 * (0.93 - 0.1 * i)), fontsize=8, color=colours[i % 2],
-                      ha="right" if at > middle else "left", va="center", xytext=(-4 if at > middle else 4, 0),
-                      textcoords="offset points")  # fmt: skip
+        axes.annotate(
+            f"{text}: {at:.4g}",
+            (at, top * 1.32 * (0.93 - 0.1 * i)),
+            fontsize=8,
+            color=colours[i % 2],
+            ha="right" if at > middle else "left",
+            va="center",
+            xytext=(-4 if at > middle else 4, 0),
+            textcoords="offset points",
+        )
     axes.set_xlabel(name, fontsize=9, color=INK)
     axes.set_ylabel("% of the samples", fontsize=9, color=INK)
     axes.legend(fontsize=8, frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(0, 0.84))
@@ -187,11 +202,18 @@ def uniformity(p_values: Floats, independent: float) -> bytes:
     n = len(ordered)
     band = 1.63 / np.sqrt(max(independent, 1.0))
     line = np.linspace(0, 1, 101)
-    axes.fill_between(line, np.clip(line - band, 0, 1), np.clip(line + band, 0, 1), color=GREY, alpha=0.25, lw=0,
-                      label="99 % of honest models")  # fmt: skip
+    axes.fill_between(
+        line, np.clip(line - band, 0, 1), np.clip(line + band, 0, 1), color=GREY, alpha=0.25, lw=0, label="99 % band"
+    )
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls="--")
-    axes.step(np.r_[0, ordered, 1], np.r_[0, np.arange(1, n + 1) / n, 1], where="post", color=BLUE, lw=1.6,
-              label="validate samples")  # fmt: skip
+    axes.step(
+        np.r_[0, ordered, 1],
+        np.r_[0, np.arange(1, n + 1) / n, 1],
+        where="post",
+        color=BLUE,
+        lw=1.6,
+        label="validate samples",
+    )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("p-value", fontsize=9, color=INK)
@@ -209,29 +231,50 @@ def latent_map(latents: Latents, strangest: Sequence[int], explained: Sequence[f
     score = latents.score
     low, high = (float(q) for q in np.quantile(score, [0.01, 0.99]))
     norm = LogNorm(low, high, clip=True) if low > 0 and high > 10 * low else Normalize(low, max(high, low + 1e-9), True)
-    cmap = ListedColormap(PALETTE[16:236].astype(float) / 255)
+    cmap = ListedColormap(PALETTE[8:208].astype(float) / 255)
     last = None
     for side, (name, marker, size) in enumerate([("fit", "o", 9), ("validate", "^", 16), ("calibrate", "s", 14)]):
         here = latents.split == side
-        last = axes.scatter(flat[here, 0], flat[here, 1], c=score[here], s=size, marker=marker, cmap=cmap, norm=norm,
-                            lw=0.3, edgecolors="white", label=name)  # fmt: skip
+        last = axes.scatter(
+            flat[here, 0],
+            flat[here, 1],
+            c=score[here],
+            s=size,
+            marker=marker,
+            cmap=cmap,
+            norm=norm,
+            lw=0.3,
+            edgecolors="white",
+        )
+        axes.scatter([], [], s=size, marker=marker, color=MUTED, label=name)
     for i, sample in enumerate(strangest):
         for at in np.flatnonzero((latents.sample == sample) & (latents.split == 2))[:1]:
-            axes.annotate(str(i + 1), flat[at], fontsize=8, weight="bold", color=RED, xytext=(4, 4),
-                          textcoords="offset points")  # fmt: skip
+            axes.annotate(
+                str(i + 1), flat[at], fontsize=8, weight="bold", color=RED, xytext=(4, 4), textcoords="offset points"
+            )
             axes.scatter(flat[at, 0], flat[at, 1], s=60, facecolors="none", edgecolors=RED, lw=1.1)
     assert last is not None
     bar = figure.colorbar(last, ax=axes, pad=0.02, aspect=30)
     bar.set_label("score", fontsize=9, color=INK)
-    bar.ax.tick_params(labelsize=8, colors=MUTED)
+    bar.ax.tick_params(which="both", labelsize=8, colors=MUTED)
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    if isinstance(norm, LogNorm):
+        bar.set_ticks([t for t in (m * 10.0**e for e in range(-12, 13) for m in (1, 3)) if low <= t <= high])
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:g}"))
     bar.outline.set_visible(False)
     axes.set_xlabel(f"first principal axis ({100 * explained[0]:.0f} % of the variance)", fontsize=9, color=INK)
     axes.set_ylabel(f"second ({100 * explained[1]:.0f} %)", fontsize=9, color=INK)
-    shown = axes.legend(fontsize=8, frameon=False, labelcolor=INK, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0),
-                        borderaxespad=0.2, handletextpad=0.2, columnspacing=1.0)  # fmt: skip
-    for handle in shown.legend_handles:
-        if handle is not None:
-            handle.set_facecolor(GREY)  # type: ignore[attr-defined]
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        labelcolor=INK,
+        ncols=3,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        borderaxespad=0.2,
+        handletextpad=0.2,
+        columnspacing=1.0,
+    )
     return png(figure)
 
 

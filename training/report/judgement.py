@@ -40,17 +40,17 @@ def verdict(n: dict[str, Any]) -> list[str]:
     held = counts["calibrate"]
     independent = "" if counts["independent"] == held else f", worth {counts['independent']} that do not overlap"
     said = [
-        f"{n['name']} learned what clean {n['input']['description']} look like from {counts['read']} clean {many}: "
-        f"{counts['fit']} to fit the model, {counts['validate']} to decide when to stop and how to combine the "
-        f"evidence, and {held} that it never saw, to calibrate{independent}."
+        f"{n['name']} learned what clean product looks like from {counts['read']} clean {many} "
+        f"({n['input']['description']}): {counts['fit']} to fit the model, {counts['validate']} to decide when to stop "
+        f"and how to combine the evidence, and {held} that it never saw, to calibrate{independent}."
     ]
-    alpha = decision["alpha"]
+    alpha, article = decision["alpha"], "an" if one[0] in "aeiou" else "a"
     if alpha is not None:
         low, high = decision["interval"]
         said.append(
-            f"It calls a {one} anomalous when its {decision['decide_by']} exceeds {number(decision['threshold'])}. Of "
-            f"clean {many} like these, {percent(alpha)} or fewer are then expected to be called so: about one in "
-            f"{round(1 / alpha)}."
+            f"It calls {article} {one} anomalous when its {decision['decide_by']} exceeds "
+            f"{number(decision['threshold'])}. Of clean {many} like these, {percent(alpha)} are then expected to be "
+            f"called so by mistake: about one in {round(1 / alpha)}."
         )
         if decision["extrapolated"]:
             said.append(
@@ -66,7 +66,10 @@ def verdict(n: dict[str, Any]) -> list[str]:
     beyond = f", extrapolated below {percent(measured)}" if lowest < measured else ""
     said.append(f"The lowest false-alarm rate that can be asked for is {percent(lowest)}{beyond}.")
     if decision["groups"]:
-        said.append(f"It is also calibrated apart for {len(decision['groups'])} groups.")
+        said.append(
+            f"{len(decision['groups'])} groups are calibrated apart: a {one} that names its group is held against that "
+            "group's clean ones. What is said here is of all together."
+        )
     return said
 
 
@@ -153,15 +156,7 @@ def _calibration(n: dict[str, Any]) -> list[Warned]:
                 "belongs together (--group-by), or calibrate apart (--calibrate-by).",
             )
         )
-    if n["decision"]["extrapolated"]:
-        found.append(
-            Warned(
-                "extrapolated",
-                "note",
-                "The threshold lies beyond most clean samples, in a fitted tail. Add clean samples for a measured one.",
-            )
-        )
-    if counts["independent"] < FEW:
+    if counts["independent"] < FEW and not n["decision"]["extrapolated"]:  # the verdict says so already
         found.append(
             Warned(
                 "few",

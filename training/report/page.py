@@ -59,10 +59,18 @@ def _strangest(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
     rows = []
     for i, s in enumerate(n["strangest"]):
         place = f"row {s['row']}" if s["row"] is not None else f"{s['index']}"
-        cells = (f"{i + 1}", s["item"], place, number(s["score"]), f"{s['p_value']:.3g}", charts.words(s["worst_term"]))
+        cells = (
+            f"{i + 1}",
+            s["item"],
+            place,
+            number(s["score"]),
+            number(s["p_value"], 2),
+            charts.words(s["worst_term"]),
+        )
         rows.append("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>")
     held = seen.splits["calibrate"]
     part = "" if len(held.chosen) == held.of else f" (of {len(held.chosen)} of the {held.of}, evenly chosen)"
+    apart = "Of windows that overlap only the strangest is listed. " if isinstance(facts.spec, SeriesSpec) else ""
     return (
         f"<section><h2>The strangest clean {many}</h2><p><b>Look at these.</b> They were given as clean, and no other "
         f"calibration {one} is stranger{part}. A defect among the clean data teaches the model that it is normal, and "
@@ -70,7 +78,8 @@ def _strangest(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
         "clean product reaches.</p>"
         "<div class=wide><table><thead><tr><th></th><th>item</th><th>index</th><th>score</th>"
         f"<th>p-value</th><th>least usual evidence</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        f"<p class=small>p-value: rank among the {held.of} calibration {many}. They are pictured next.</p></section>"
+        f"<p class=small>p-value: rank among the {held.of} calibration {many}. {apart}They are pictured "
+        "next.</p></section>"
     )
 
 
@@ -107,7 +116,7 @@ def _images(facts: Facts, seen: Seen, shown: Sequence[Shown]) -> str:
         )
     if spec.tile:
         caption += "Of each image the strangest tile is shown. "
-    if spec.channels in (2, 4):
+    if spec.channels not in (1, 3):
         caption += f"Of {spec.channels} channels the first is shown. "
     legend = _map_legend(scale)
     if rebuilt:
@@ -197,7 +206,7 @@ def _vectors(facts: Facts, seen: Seen, shown: Sequence[Shown], spec: VectorSpec)
                 "every row is one the model cannot predict.",
                 "maps of rows",
             )
-        )  # fmt: skip
+        )
     )
 
 
@@ -210,22 +219,32 @@ def _scores(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
     by = decision["decide_by"]
     main = charts.histogram({s: v.values[by] for s, v in splits.items()}, charts.words(by), lines)
     terms = {t: {s: v.values[t] for s, v in splits.items()} for t in splits["calibrate"].values if t != "score"}
-    made = _figure(main, "Scores of clean samples that the model never saw, and the thresholds for two false-alarm "
-                   "rates. Look for a second hump or lone bars at the right: another kind of product, or defects.",
-                   "score histogram")  # fmt: skip
+    made = _figure(
+        main,
+        "Scores of clean samples that the model never saw, and the thresholds for two false-alarm "
+        "rates. Look for a second hump or lone bars at the right: another kind of product, or defects.",
+        "score histogram",
+    )
     if terms:
-        made += _figure(charts.term_histograms(terms, {t: n["terms"][t]["threshold"] for t in terms}),
-                        "The evidence behind the score, each with the threshold it would have by itself. Fit far to "
-                        "the left of calibrate means learned by heart.", "evidence histograms")  # fmt: skip
+        made += _figure(
+            charts.term_histograms(terms, {t: n["terms"][t]["threshold"] for t in terms}),
+            "The evidence behind the score, each with the threshold it would have by itself. Fit far to "
+            "the left of calibrate means learned by heart.",
+            "evidence histograms",
+            tall=True,
+        )
     reference = facts.calibration.groups[ALL].terms["score"]
     p = reference.p_value(splits["validate"].values["score"])
     agree = n["agreement"]
     share = min(1.0, facts.split.effective / max(len(facts.split.calibrate), 1))
     independent = share * agree["validate"] * agree["calibrate"] / max(agree["validate"] + agree["calibrate"], 1)
-    made += _figure(charts.uniformity(p, independent), "p-values of the validate samples, which should lie along the "
-                    "dashed line, within the band. Above it, clean samples look too strange; below it, too plain. Not "
-                    "a clean test: these samples also decided when to stop and how to combine the evidence.",
-                    "p-values of validate")  # fmt: skip
+    made += _figure(
+        charts.uniformity(p, independent),
+        "p-values of the validate samples, which should lie along the "
+        "dashed line, within the band. Above it, clean samples look too strange; below it, too plain. Not "
+        "a clean test: these samples also decided when to stop and how to combine the evidence.",
+        "p-values of validate",
+    )
     return f"<section><h2>Scores and calibration</h2>{_charts(made)}</section>"
 
 
@@ -251,9 +270,13 @@ def _training(facts: Facts, n: dict[str, Any]) -> str:
     if not facts.history:
         return f"<section><h2>Training</h2><p>This family learns in one look, without steps.</p>{table}</section>"
     picture = charts.loss_curves(facts.history, t.get("best_step"), str(t.get("stopped") or ""))
-    made = _figure(picture, "Loss by optimiser step. Both curves should fall and then level out; validate rising while "
-                   "fit falls is learning by heart, which stopping at the best step undoes. At first the fit loss "
-                   "counts the KL term less than validate does.", "loss curves")  # fmt: skip
+    made = _figure(
+        picture,
+        "Loss by optimiser step. Both curves should fall and then level out; validate rising while "
+        "fit falls is learning by heart, which stopping at the best step undoes. At first the fit loss "
+        "counts the KL term less than validate does.",
+        "loss curves",
+    )
     return f"<section><h2>Training</h2><div class=charts>{made}<div>{table}</div></div></section>"
 
 
@@ -273,6 +296,7 @@ def _latent(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
         "Posterior means of clean samples on their first two principal axes. The three splits should mix; an island is "
         "a kind of product of its own, and bright points at the edge are rare clean product. Ringed: the strangest.",
         "latent map",
+        tall=True,
     ) + _figure(
         charts.unit_bars(kl_per_unit(latents), [u["active"] for u in latent["units"]]),
         f"What each latent unit says about a sample. {state} Units that clean product does not need are switched off; "
@@ -283,13 +307,20 @@ def _latent(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
         display = panels.Display.of(facts.spec, [*seen.strangest, *seen.typical])
         if seen.walk is not None:
             flat = seen.walk.reshape(-1, *facts.spec.shape)
-            made += _figure(panels.sheet(flat, seen.walk.shape[1], display),
-                            f"A row each for the most active units ({', '.join(map(str, seen.walked))}), decoded from "
-                            "-2.5 to 2.5 of their clean standard deviations: what the model knows to vary.",
-                            "walk along latent units", sharp=True)  # fmt: skip
-        made += _figure(panels.sheet(seen.generated, 6, display),
-                        "Decoded from the prior: what the model takes for clean product. Blurred is usual; product "
-                        "that could not exist is not.", "samples from the prior", sharp=True)  # fmt: skip
+            made += _figure(
+                panels.sheet(flat, seen.walk.shape[1], display),
+                f"A row each for the most active units ({', '.join(map(str, seen.walked))}), decoded from "
+                "-2.5 to 2.5 of their clean standard deviations: what the model knows to vary.",
+                "walk along latent units",
+                sharp=True,
+            )
+        made += _figure(
+            panels.sheet(seen.generated, 6, display),
+            "Decoded from the prior: what the model takes for clean product. Blurred or mixed ones "
+            "are usual for a VAE and no fault of its scores.",
+            "samples from the prior",
+            sharp=True,
+        )
     return f"<section><h2>Latent space</h2>{_charts(made)}</section>"
 
 
@@ -350,8 +381,9 @@ def _charts(inner: str) -> str:
     return f"<div class=charts>{inner}</div>"
 
 
-def _figure(picture: bytes, caption: str, alt: str, sharp: bool = False) -> str:
-    return f"<figure>{_img(picture, alt, sharp)}<figcaption>{caption}</figcaption></figure>"
+def _figure(picture: bytes, caption: str, alt: str, sharp: bool = False, tall: bool = False) -> str:
+    kind = " class=tall" if tall else ""
+    return f"<figure{kind}>{_img(picture, alt, sharp)}<figcaption>{caption}</figcaption></figure>"
 
 
 def _img(picture: bytes, alt: str, sharp: bool = True) -> str:

@@ -90,15 +90,13 @@ def sheet(images: NDArray[np.float32], columns: int, display: Display) -> bytes:
     return _png(made, max(made.shape))
 
 
-def series(
-    shown: Sequence[Shown], spec: SeriesSpec, scale: Scale, generated: bool = False
-) -> tuple[list[bytes], list[int]]:
+def series(shown: Sequence[Shown], spec: SeriesSpec, scale: Scale) -> tuple[list[bytes], list[int]]:
     """A PNG per window, channels one above the other on one scale each; and which channels, by the largest map."""
     heat = np.max([s.map.max(axis=0) for s in shown], axis=0)
     chosen = sorted(np.argsort(-heat, kind="stable")[:CHANNELS_MOST].tolist())
     every = [s.raw[:, chosen] for s in shown] + [s.rebuilt[:, chosen] for s in shown if s.rebuilt is not None]
     low, high = np.nanmin(np.concatenate(every), axis=0), np.nanmax(np.concatenate(every), axis=0)
-    return [_window(s, spec, chosen, low, high, scale, generated) for s in shown], chosen
+    return [_window(s, spec, chosen, low, high, scale) for s in shown], chosen
 
 
 def _window(
@@ -108,7 +106,6 @@ def _window(
     low: NDArray[Any],
     high: NDArray[Any],
     scale: Scale,
-    generated: bool,
 ) -> bytes:
     figure, (axes,) = charts.canvas(0.55 * len(chosen) + 0.75)
     steps = np.arange(len(shown.raw))
@@ -119,23 +116,33 @@ def _window(
         def level(values: NDArray[Any], place: int = place, base: float = base, span: float = span) -> NDArray[Any]:
             return np.asarray(base + 0.2 + 0.7 * (values - low[place]) / span)
 
-        if not generated:
-            strip = colour(shown.map[None, :, channel], scale)
-            axes.imshow(strip, extent=(-0.5, len(steps) - 0.5, base, base + 0.13), aspect="auto", zorder=1)
+        strip = colour(shown.map[None, :, channel], scale)
+        axes.imshow(strip, extent=(-0.5, len(steps) - 0.5, base, base + 0.13), aspect="auto", zorder=1)
         axes.plot(steps, level(shown.raw[:, channel]), color=charts.INK, lw=1.1, label=None if place else "measured")
-        if shown.rebuilt is not None and not generated:
-            axes.plot(steps, level(shown.rebuilt[:, channel]), color=charts.ORANGE, lw=1.1,
-                      label=None if place else "reconstructed")  # fmt: skip
+        if shown.rebuilt is not None:
+            axes.plot(
+                steps,
+                level(shown.rebuilt[:, channel]),
+                color=charts.ORANGE,
+                lw=1.1,
+                label=None if place else "reconstructed",
+            )
     axes.set_xlim(-0.5, len(steps) - 0.5)
     axes.set_ylim(0, len(chosen) + 0.05)
-    names = [f"{charts.label(spec.columns[c], 16)}\n{low[i]:.3g} … {high[i]:.3g}" for i, c in enumerate(chosen)]
+    names = [f"{charts.label(spec.columns[c], 16)}\n{low[i]:.4g} … {high[i]:.4g}" for i, c in enumerate(chosen)]
     axes.set_yticks([len(chosen) - 0.45 - i for i in range(len(chosen))], names, fontsize=7.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(False)
     axes.set_xlabel("row within the window", fontsize=8.5, color=charts.INK)
-    if not generated:
-        axes.legend(fontsize=7.5, frameon=False, labelcolor=charts.INK, ncols=2, loc="lower right",
-                    bbox_to_anchor=(1.0, 0.98), borderaxespad=0)  # fmt: skip
+    axes.legend(
+        fontsize=7.5,
+        frameon=False,
+        labelcolor=charts.INK,
+        ncols=2,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.98),
+        borderaxespad=0,
+    )
     return charts.png(figure)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from models.bundle import DECODER, ENCODER, SCORE
 from models.calibration import ALL
 from models.scorer import Graph, open_session, strongest
+from models.spec import SeriesSpec
 from training.report.facts import Facts
 from training.splits import parts_of
 
@@ -88,7 +89,7 @@ def look(facts: Facts) -> Seen:
             splits[name] = _scored(facts, graph, side, most, values)
     coder = Coder.of(facts)
     latents = _latents(facts, graph, coder, splits) if coder is not None else None
-    strangest, typical = _to_show(splits["calibrate"])
+    strangest, typical = _to_show(facts, splits["calibrate"])
     walk, walked, generated = _decoded(coder, latents)
     return Seen(
         splits=splits,
@@ -198,13 +199,26 @@ def _latents(facts: Facts, graph: Graph, coder: Coder, splits: dict[str, Scored]
     )
 
 
-def _to_show(scored: Scored) -> tuple[list[int], list[int]]:
+def _to_show(facts: Facts, scored: Scored) -> tuple[list[int], list[int]]:
     """Positions among the calibration samples: the strangest, and typical ones from low to high scores."""
-    order = np.argsort(-scored.values["score"], kind="stable")
-    strangest = order[:STRANGEST].tolist()
-    rest = order[STRANGEST:][::-1]
+    order = np.argsort(-scored.values["score"], kind="stable").tolist()
+    strangest: list[int] = []
+    for position in order:
+        if len(strangest) == STRANGEST:
+            break
+        if not any(_overlap(facts, int(scored.chosen[position]), int(scored.chosen[s])) for s in strangest):
+            strangest.append(position)
+    rest = [p for p in reversed(order) if p not in strangest]
     at = np.linspace(0.05, 0.8, TYPICAL) * max(len(rest) - 1, 0)
-    return strangest, list(dict.fromkeys(rest[at.astype(int)].tolist())) if len(rest) else []
+    return strangest, list(dict.fromkeys(rest[int(i)] for i in at)) if rest else []
+
+
+def _overlap(facts: Facts, a: int, b: int) -> bool:
+    """Whether two windows share rows: neighbours of one strange event are one thing to look at."""
+    rows, items = facts.samples.row, facts.samples.items
+    if rows is None or not isinstance(facts.spec, SeriesSpec) or items[a] != items[b]:
+        return False
+    return abs(int(rows[a]) - int(rows[b])) < facts.spec.window
 
 
 def _shown(

@@ -32,6 +32,7 @@ figcaption{margin-top:6px}
 .sharp{image-rendering:pixelated}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:24px 28px;align-items:start}
 .charts>*{max-width:640px;min-width:0}
+@media (min-width:880px){.tall{grid-row:span 2}}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,430px),1fr));gap:18px 24px}
 .four{display:grid;grid-auto-flow:column;grid-auto-columns:1fr;gap:5px}
 .four span{display:block;text-align:center;font-size:.74rem;color:var(--muted);margin-top:2px}
@@ -47,7 +48,9 @@ th,td{text-align:left;padding:5px 16px 5px 0;border-bottom:1px solid var(--line)
 th{font-weight:600;color:var(--muted);white-space:nowrap}
 tbody tr:last-child>*{border-bottom:0}
 td{overflow-wrap:anywhere}
-.wide td:nth-child(2){min-width:9em}
+.wide td{white-space:nowrap}
+.wide td:nth-child(2){white-space:normal;min-width:8em}
+.meaning td:nth-child(2){min-width:15em}
 .facts td{word-break:break-word}
 .facts{width:100%;margin:0}
 .bars{width:100%;max-width:720px}
