@@ -96,6 +96,13 @@ def toy_encoder(spec, weights):
     )
 
 
+def toy_decoder(share):
+    """reconstruction = share * latent."""
+    nodes = [helper.make_node("Mul", ["latent", "share"], ["reconstruction"])]
+    given = [helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["batch", 3])]
+    return graph(nodes, {"reconstruction": ["batch", 3]}, [constant("share", share)], VECTOR, given)
+
+
 def toy_facts(parts, graphs, spec=VECTOR, **changed):
     """Facts with a third of the samples on each side; `score` = mean x^2 of each."""
     n = len(parts)
@@ -157,6 +164,23 @@ def test_a_collapsed_posterior_is_an_alarm(vectors):
     assert read["latent"]["collapsed"]
     assert read["warnings"][0]["code"] == "posterior_collapse"
     assert read["warnings"][0]["level"] == "alarm"
+    assert "Do not use this model yet" in html
+
+
+def test_reconstructions_that_repeat_half_of_each_value_explain_three_quarters(vectors):
+    graphs = {"encoder.onnx": toy_encoder(VECTOR, [1.0, 1.0, 1.0]), "decoder.onnx": toy_decoder(0.5)}
+    read, _ = report_of(toy_facts(vectors, graphs))
+    # (x - x/2)^2 leaves a quarter of the variance; five components of three columns have all of it.
+    assert read["reconstruction"]["explained"] == pytest.approx(0.75, abs=0.01)
+    assert read["reconstruction"]["linear"] == pytest.approx(1.0)
+    assert "not_learned" not in [w["code"] for w in read["warnings"]]
+
+
+def test_one_reconstruction_for_all_is_an_alarm(vectors):
+    graphs = {"encoder.onnx": toy_encoder(VECTOR, [1.0, 1.0, 1.0]), "decoder.onnx": toy_decoder(0.0)}
+    read, html = report_of(toy_facts(vectors, graphs))
+    assert read["reconstruction"]["explained"] < 0.02
+    assert [w["code"] for w in read["warnings"]][0] == "not_learned"
     assert "Do not use this model yet" in html
 
 

@@ -18,6 +18,8 @@
     agreement              of validate with calibrate scores: Kolmogorov-Smirnov distance, p_value, validate, calibrate
     latent                 size, active, collapsed, samples, kl (nats), explained: [2] variance shares, units:
                            [{unit, kl, variance, active}]; null without an encoder
+    reconstruction         of unseen samples: explained (share of clean variation that reconstructions repeat), linear
+                           (share that five principal components do), samples; null without a decoder
     likelihood             term, dimensions, per, log_jacobian, kind (discrete or differential), fit|validate|calibrate:
                            {elbo, nats_per_dimension, bits_per_dimension}; null for a family without nats
     strangest, typical     [{item, index, row, score, p_value, worst_term}]; index counts the samples read from 0, row

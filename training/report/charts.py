@@ -289,7 +289,7 @@ def unit_bars(kl: Floats, active: Sequence[bool]) -> bytes:
     axes.set_ylabel("KL, nats", fontsize=9, color=INK)
     axes.grid(False, axis="x")
     axes.bar([0], [0], color=BLUE, label="active")
-    axes.bar([0], [0], color=GREY, label="switched off")
+    axes.bar([0], [0], color=GREY, label="inactive")
     axes.set_xlim(0.4, len(order) + 0.6)
     axes.legend(fontsize=8, frameon=False, labelcolor=INK, loc="upper right")
     return png(figure)

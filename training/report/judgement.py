@@ -11,7 +11,11 @@ HEAVY = 0.4  # tail shape xi from which a single sample dominates the extrapolat
 DRIFT = 0.001  # p-value under which validate and calibrate are said to differ
 FALLING = 0.03  # of the loss's whole fall, in the last quarter of the fit
 MEMORISED = 1.5  # median reconstruction error of unseen over that of fitted samples
+VARIED = 0.2  # share of five principal components from which clean samples are said to differ by more than noise
+UNLEARNED = 1 / 3  # of that share, under which the model is said to have learned nothing
 FEW = 99  # independent calibration samples that a rate of 1 % takes
+
+ALIKE = "That is right where clean samples differ by no more than noise, and only there."
 
 
 @dataclass(frozen=True)
@@ -83,16 +87,24 @@ def warnings(n: dict[str, Any], falling: float) -> list[Warned]:
 
 
 def _latent(n: dict[str, Any]) -> list[Warned]:
-    latent = n["latent"]
+    latent, repeated = n["latent"], n["reconstruction"]
     if latent is None:
         return []
     active, size = latent["active"], latent["size"]
+    varied = repeated is not None and repeated["linear"] > VARIED
     if active == 0:
-        text = (
-            f"Posterior collapse: none of the {size} latent units tells samples apart, so every sample is "
-            "reconstructed alike. Fit with a smaller beta (--set beta=0.1) or with free bits (--set free_bits=0.1)."
-        )
+        text = f"Posterior collapse: none of the {size} latent units tells samples apart, so every sample is "
+        if repeated is not None and not varied:
+            return [Warned("posterior_collapse", "warning", text + "reconstructed alike. " + ALIKE)]
+        text += "reconstructed alike. Fit with a smaller beta (--set beta=0.1) or with free bits (--set free_bits=0.1)."
         return [Warned("posterior_collapse", "alarm", text)]
+    if varied and repeated["explained"] < UNLEARNED * repeated["linear"]:
+        text = (
+            f"The reconstructions repeat {percent(repeated['explained'])} of what makes clean samples differ, where "
+            f"five principal components would repeat {percent(repeated['linear'])}: the model has not learned clean "
+            "product. Fit for longer (--steps), or with a smaller beta (--set beta=0.1)."
+        )
+        return [Warned("not_learned", "alarm", text)]
     if active == size:
         text = f"All {size} latent units are in use; a larger latent (--set latent={2 * size}) may describe clean "
         return [Warned("latent_full", "note", text + "product better.")]

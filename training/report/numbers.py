@@ -39,6 +39,13 @@ def numbers(facts: Facts, seen: Seen) -> dict[str, Any]:
         "tail": _tail(facts.calibration),
         "agreement": agreement(facts, seen),
         "latent": _latent(seen.latents),
+        "reconstruction": None
+        if seen.explained is None
+        else {
+            "explained": seen.explained.model,
+            "linear": seen.explained.linear,
+            "samples": seen.explained.samples,
+        },
         "likelihood": likelihood(facts, seen),
         "strangest": [_sample(facts, s) for s in seen.strangest],
         "typical": [_sample(facts, s) for s in seen.typical],

@@ -94,7 +94,15 @@ def _samples(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
             inner = _series(facts, seen, shown, facts.spec)
         case VectorSpec():
             inner = _vectors(facts, seen, shown, facts.spec)
-    return f"<section><h2>Originals, reconstructions and maps</h2>{inner}</section>"
+    repeated = n["reconstruction"]
+    share = (
+        ""
+        if repeated is None
+        else f"<p>Over {repeated['samples']} unseen {NOUNS[facts.spec.kind][1]} the reconstructions repeat "
+        f"<b>{percent(repeated['explained'])}</b> of what makes them differ; five principal components would repeat "
+        f"{percent(repeated['linear'])}. What is left should be noise.</p>"
+    )
+    return f"<section><h2>Originals, reconstructions and maps</h2>{share}{inner}</section>"
 
 
 def _images(facts: Facts, seen: Seen, shown: Sequence[Shown]) -> str:
@@ -299,8 +307,8 @@ def _latent(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
         tall=True,
     ) + _figure(
         charts.unit_bars(kl_per_unit(latents), [u["active"] for u in latent["units"]]),
-        f"What each latent unit says about a sample. {state} Units that clean product does not need are switched off; "
-        "that is as it should be.",
+        f"What each latent unit says about a sample. {state} Active units differ from "
+        "sample to sample; that some clean product does not need stay inactive is as it should be.",
         "KL per latent unit",
     )
     if isinstance(facts.spec, ImageSpec) and seen.generated is not None:
@@ -328,29 +336,29 @@ def _likelihood(facts: Facts, n: dict[str, Any]) -> str:
     found = n["likelihood"]
     if found is None:
         return ""
+    bits = facts.log_jacobian is not None
     rows = []
     for split in ("fit", "validate", "calibrate"):
         one = found[split]
-        cells = (split, number(one["elbo"], 5), number(one["nats_per_dimension"]), number(one["bits_per_dimension"]))
+        cells = [split, number(one["elbo"], 5), number(one["nats_per_dimension"])]
+        cells += [number(one["bits_per_dimension"])] if bits else []
         rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     head = "ELBO" if found["term"] == "negative_elbo" else charts.words(found["term"]).removeprefix("negative ")
-    text = f"Means per {found['per']} of {found['dimensions']} values. ELBO in nats of the normalised values. "
-    if facts.log_jacobian is None:
-        text += "Bits per dimension are left out: this likelihood is no density of the raw values."
-    elif found["kind"] == "discrete":
+    text = f"Means per {found['per']} of {found['dimensions']} values, in nats of the normalised values. "
+    if bits and found["kind"] == "discrete":
         text += (
             f"Bits per dimension are of the raw whole numbers: the normalisation's log-Jacobian "
             f"({number(found['log_jacobian'])} nats) is added, and a whole number has the mass of a bin of width 1."
         )
-    else:
+    elif bits:
         text += (
             f"Bits per dimension are differential, of the raw values with the normalisation's log-Jacobian "
             f"({number(found['log_jacobian'])} nats): they depend on the units, and may be negative."
         )
     return (
         "<section><h2>Likelihood</h2><div class=wide><table><thead><tr><th>split</th>"
-        f"<th>{escape(head)}, nats</th><th>negative, nats per value</th><th>bits per dimension</th></tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div><p class=small>{escape(text)}</p></section>"
+        f"<th>{escape(head)}, nats</th><th>negative, per value</th>{'<th>bits per dimension</th>' if bits else ''}"
+        f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div><p class=small>{escape(text)}</p></section>"
     )
 
 

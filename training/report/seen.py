@@ -25,8 +25,9 @@ Ints = NDArray[np.int64]
 
 CALIBRATE_MOST, OTHERS_MOST = 4000, 1000  # samples scored per split
 LATENTS_MOST = {"fit": 800, "validate": 400, "calibrate": 800}  # parts encoded per split
-VALUES_MOST = 2**25  # values through the score graph per split; half of it for fit and validate
+VALUES_MOST, VALUES_OTHERS = 2**24, 2**22  # values through a graph: of calibrate, and of each other split and use
 STRANGEST, TYPICAL = 6, 8
+EXPLAINED_MOST, COMPONENTS = 128, 5
 STEP = 512  # parts in memory at once
 
 
@@ -64,11 +65,21 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Explained:
+    """How much of what makes clean samples differ the reconstructions repeat."""
+
+    model: float  # share of each channel's or column's variance about the mean sample, at least 0, mean over them
+    linear: float  # share that the first five principal components of these samples have beyond chance
+    samples: int
+
+
+@dataclass(frozen=True)
 class Seen:
     """All of it."""
 
     splits: dict[str, Scored]  # fit, validate, calibrate
     latents: Latents | None  # None where the family has no encoder
+    explained: Explained | None  # None without a decoder
     strangest: tuple[Shown, ...]  # strangest first
     typical: tuple[Shown, ...]  # by rising score
     walk: NDArray[np.float32] | None  # (2, steps, *shape): along each of the two most active units
@@ -85,7 +96,7 @@ def look(facts: Facts) -> Seen:
         if name == "calibrate" and facts.evidence is not None:
             splits[name] = Scored(side, dict(facts.evidence), len(side))
         else:
-            most, values = (CALIBRATE_MOST, VALUES_MOST) if name == "calibrate" else (OTHERS_MOST, VALUES_MOST // 2)
+            most, values = (CALIBRATE_MOST, VALUES_MOST) if name == "calibrate" else (OTHERS_MOST, VALUES_OTHERS)
             splits[name] = _scored(facts, graph, side, most, values)
     coder = Coder.of(facts)
     latents = _latents(facts, graph, coder, splits) if coder is not None else None
@@ -94,6 +105,7 @@ def look(facts: Facts) -> Seen:
     return Seen(
         splits=splits,
         latents=latents,
+        explained=_explained(facts, coder) if coder is not None else None,
         strangest=_shown(facts, graph, coder, splits["calibrate"], strangest),
         typical=_shown(facts, graph, coder, splits["calibrate"], typical),
         walk=walk,
@@ -173,7 +185,7 @@ def _latents(facts: Facts, graph: Graph, coder: Coder, splits: dict[str, Scored]
     plain = bool((facts.samples.count == 1).all())
     means, logs, scores, sides, numbers = [], [], [], [], []
     for side, (name, scored) in enumerate(splits.items()):
-        at = _even(np.arange(len(scored.chosen)), _afford(facts, LATENTS_MOST[name], VALUES_MOST // 2))
+        at = _even(np.arange(len(scored.chosen)), _afford(facts, LATENTS_MOST[name], VALUES_OTHERS))
         samples = scored.chosen[at]
         parts = facts.samples.first[samples]
         if not plain:  # a tile of each image, not always the first
@@ -197,6 +209,34 @@ def _latents(facts: Facts, graph: Graph, coder: Coder, splits: dict[str, Scored]
         np.concatenate(sides),
         np.concatenate(numbers),
     )
+
+
+def _explained(facts: Facts, coder: Coder) -> Explained | None:
+    """Over unseen samples. Without it, a model that answers every image with the mean one would look well: its scores
+    are calibrated all the same."""
+    chosen = _even(facts.split.calibrate, _afford(facts, EXPLAINED_MOST, VALUES_OTHERS))
+    raw = facts.samples.take(facts.samples.first[chosen])
+    found = [coder.decode(coder.encode(raw[i : i + 64])[0]) for i in range(0, len(raw), 64)]
+    rebuilt = [r for r in found if r is not None]
+    n = len(raw)
+    if not rebuilt or n <= 2 * COMPONENTS:
+        return None
+    x, y = raw.astype(np.float64), np.concatenate(rebuilt).astype(np.float64)
+    seen = ~np.isnan(x)
+    centre = np.where(seen, x, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+    x = np.where(seen, x - centre, 0.0)
+    y = np.where(seen, y - centre, 0.0)
+    across = tuple(range(x.ndim - 1))
+    variance = (x**2).mean(axis=across) * n / (n - 1)
+    vary = variance > 1e-12 * max(float(variance.max()), 1e-300)
+    if not vary.any():
+        return None
+    left = ((x - y) ** 2).mean(axis=across)[vary] / variance[vary]
+    flat = (x[..., vary] / np.sqrt(variance[vary])).reshape(n, -1)
+    powers = np.linalg.eigvalsh(flat @ flat.T)[::-1]
+    chance = COMPONENTS / (n - 1)
+    share = float(powers[:COMPONENTS].sum() / powers.sum())
+    return Explained(float(np.maximum(1 - left, 0).mean()), max(0.0, (share - chance) / (1 - chance)), n)
 
 
 def _to_show(facts: Facts, scored: Scored) -> tuple[list[int], list[int]]:
