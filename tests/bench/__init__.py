@@ -1,0 +1,1 @@
+"""Benchmarks, run by `make bench-*`; their arithmetic is tested, their times never are."""
