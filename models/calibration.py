@@ -22,6 +22,7 @@ import io
 import math
 from dataclasses import dataclass
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,13 +213,14 @@ def decide(
     if alpha is None or not 0.0 < alpha < 1.0:
         raise Refusal(f"The false-alarm rate alpha is {alpha}; give a number between 0 and 1, such as 0.01.")
     reference, n = chosen.terms[decide_by], len(chosen.terms[decide_by].values)
-    if alpha * (chosen.effective + 1) >= 1.0 - 1e-9:
-        # p(s) <= alpha exactly when fewer than rank clean values reach s, so when s exceeds the rank-th largest.
-        rank = math.floor(alpha * (n + 1) + 1e-9)
-        return Decision(decide_by, alpha, float(reference.values[n - rank]), False, group)
-    if alpha * (chosen.effective + 1) < 0.1 - 1e-9 or reference.tail is None:
+    extrapolated = alpha * (chosen.effective + 1) < 1.0 - 1e-9
+    if extrapolated and (alpha * (chosen.effective + 1) < 0.1 - 1e-9 or reference.tail is None):
         raise Refusal(_too_few(alpha, chosen.effective, reference.tail is not None))
-    return Decision(decide_by, alpha, reference.tail.quantile(alpha), True, group)
+    if extrapolated and reference.tail is not None and alpha < reference.tail.share:
+        return Decision(decide_by, alpha, reference.tail.quantile(alpha), True, group)
+    # p(s) <= alpha exactly when fewer than rank clean values reach s, so when s exceeds the rank-th largest.
+    rank = min(n, math.floor(alpha * (n + 1) + 1e-9))
+    return Decision(decide_by, alpha, float(reference.values[n - rank]), extrapolated, group)
 
 
 def smallest_alpha(group: Group, decide_by: str = "score") -> float:
@@ -282,6 +284,6 @@ def from_bytes(raw: bytes) -> Calibration:
                     terms[term] = Reference(values=data[f"values_{g}_{t}"], tail=tail)
                 groups[name] = Group(terms=terms, effective=int(data["effective"][g]))
             low, high = map(float, data["map_range"])
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except (ValueError, KeyError, OSError, TypeError, EOFError, BadZipFile) as error:
         raise Damaged(f"calibration.npz cannot be read ({error}); restore the bundle from where it came.") from error
     return Calibration(groups=groups, map_range=(low, high))

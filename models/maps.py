@@ -21,7 +21,7 @@ def colour(values: NDArray[np.float32], scale: tuple[float, float]) -> NDArray[n
     """Map values -> RGB, (..., 3). `scale` is `Calibration.map_range`; three times its span reaches the top colour."""
     low, high = scale
     span = max(high - low, 1e-12) * 3.0
-    level = np.clip((values - low) / span, 0.0, 1.0)
+    level = np.nan_to_num(np.clip((values - low) / span, 0.0, 1.0), nan=1.0)  # what is no number is strangest
     return np.asarray(PALETTE[(level * 255).astype(np.uint8)])
 
 

@@ -6,7 +6,7 @@ follow it; families receive batches in the same layout and in raw units.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -124,16 +124,18 @@ def from_json(data: dict[str, Any]) -> InputSpec:
     """The inverse of `to_json`.
 
     Raises:
-        Damaged: an unknown kind or field, as a newer version would write.
+        Damaged: an unknown kind or field, as a newer version would write, or a missing one.
     """
     kind = data.get("kind")
     if kind not in SPECS:
         raise Damaged(f"The bundle's input kind is {kind!r}; this version knows image, series and vector.")
     cls = SPECS[kind]
-    known = {f.name for f in fields(cls)}
+    known = {f.name: f.default is MISSING for f in fields(cls)}
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
-    if unknown := sorted(set(given) - known):
+    if unknown := sorted(set(given) - set(known)):
         raise Damaged(f"The bundle's {kind} spec holds {', '.join(unknown)}, which this version does not know.")
+    if lacking := sorted(n for n, needed in known.items() if needed and n not in given):
+        raise Damaged(f"The bundle's {kind} spec lacks {', '.join(lacking)}; restore the bundle from where it came.")
     return cls(**given)
 
 
