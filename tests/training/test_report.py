@@ -193,7 +193,8 @@ def test_strangest_samples_come_first_with_their_rank_as_p_value(vectors):
     assert [s["item"] for s in first] == ["part-5.png", "part-302.png", "part-8.png"]
     assert [s["score"] for s in first] == pytest.approx([900, 400, 100])
     assert [s["p_value"] for s in first] == pytest.approx([1 / 200, 2 / 200, 3 / 200])
-    assert {s["worst_term"] for s in first} == {"a"}
+    # `b` is as far out as `a`, on its low side, and as far in its spread; the first of equals is named.
+    assert {(s["worst_term"], s["worst_side"]) for s in first} == {("a", "high")}
     scores = [s["score"] for s in read["strangest"]]
     assert scores == sorted(scores, reverse=True)
     assert not {s["index"] for s in read["typical"]} & {s["index"] for s in read["strangest"]}
@@ -203,6 +204,19 @@ def test_strangest_samples_come_first_with_their_rank_as_p_value(vectors):
     assert read["decision"]["threshold"] == pytest.approx(tenth)
     assert f"exceeds {tenth:.4g}" in html
     assert "about one in 20" in html
+
+
+def test_evidence_that_is_unusually_low_is_named_so(vectors):
+    facts = toy_facts(vectors, {})
+    ranks = np.arange(200.0)
+    # The strangest sample has the lowest `b` of all and a middling `a`.
+    evidence = {"score": ranks, "a": np.roll(ranks, 100), "b": -ranks}
+    calibration = calibrate(evidence, None, None, (0.0, 4.0))
+    read, html = report_of(
+        replace(facts, evidence=evidence, calibration=calibration, decision=decide(calibration, 0.05))
+    )
+    assert (read["strangest"][0]["worst_term"], read["strangest"][0]["worst_side"]) == ("b", "low")
+    assert "<td>b (low)</td>" in html
 
 
 def test_evidence_at_hand_is_used_as_it_is(vectors):
@@ -274,7 +288,7 @@ def test_names_are_escaped(vectors):
 def test_sixteen_bit_pictures_share_one_scale():
     spec = ImageSpec(height=2, width=500, channels=1, depth=16)
     raw = np.arange(1000, dtype=np.uint16).reshape(2, 500, 1)
-    shown = Shown(0, 0.0, 1.0, "a", raw, None, np.zeros((2, 500), np.float32))
+    shown = Shown(0, 0.0, 1.0, "a", "high", raw, None, np.zeros((2, 500), np.float32))
     display = Display.of(spec, [shown])
     assert (display.low, display.high) == pytest.approx((0.999, 998.001))
     grey = display.pixels(raw)

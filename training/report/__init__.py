@@ -22,8 +22,8 @@
                            (share that five principal components do), samples; null without a decoder
     likelihood             term, dimensions, per, log_jacobian, kind (discrete or differential), fit|validate|calibrate:
                            {elbo, nats_per_dimension, bits_per_dimension}; null for a family without nats
-    strangest, typical     [{item, index, row, score, p_value, worst_term}]; index counts the samples read from 0, row
-                           is a window's first; strangest first
+    strangest, typical     [{item, index, row, score, p_value, worst_term, worst_side: high or low}]; index counts the
+                           samples read from 0, row is a window's first; strangest first
     notes                  what was said during the fit
     warnings               [{code, level: alarm|warning|note, text}], worst first
 """

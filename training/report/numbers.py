@@ -248,4 +248,5 @@ def _sample(facts: Facts, shown: Shown) -> dict[str, Any]:
         "score": shown.score,
         "p_value": shown.p_value,
         "worst_term": shown.worst_term,
+        "worst_side": shown.worst_side,
     }

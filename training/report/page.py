@@ -65,7 +65,7 @@ def _strangest(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
             place,
             number(s["score"]),
             number(s["p_value"], 2),
-            charts.words(s["worst_term"]),
+            charts.words(s["worst_term"]) + (" (low)" if s["worst_side"] == "low" else ""),
         )
         rows.append("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>")
     held = seen.splits["calibrate"]
@@ -78,8 +78,8 @@ def _strangest(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
         "clean product reaches.</p>"
         "<div class=wide><table><thead><tr><th></th><th>item</th><th>index</th><th>score</th>"
         f"<th>p-value</th><th>least usual evidence</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        f"<p class=small>p-value: rank among the {held.of} calibration {many}. {apart}They are pictured "
-        "next.</p></section>"
+        f"<p class=small>p-value: rank among the {held.of} calibration {many}. {apart}Evidence "
+        "marked low is unusually low: the score minds both sides. They are pictured next.</p></section>"
     )
 
 

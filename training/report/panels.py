@@ -194,6 +194,7 @@ def _reduced(pixels: Pixels, edge: int) -> Pixels:
 def _png(pixels: Pixels, edge: int) -> bytes:
     """Small pictures keep their own pixels; the page enlarges them without blurring."""
     out = io.BytesIO()
-    image = Image.fromarray(_reduced(np.ascontiguousarray(pixels), edge))
-    image.save(out, "PNG", optimize=True)
+    reduced = _reduced(np.ascontiguousarray(pixels), edge)
+    grey = (reduced == reduced[..., :1]).all()
+    Image.fromarray(reduced[..., 0] if grey else reduced).save(out, "PNG")
     return out.getvalue()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,7 @@ class Shown:
     score: float
     p_value: float  # against the other calibration samples
     worst_term: str  # the evidence that is least usual
+    worst_side: Literal["high", "low"]  # than is usual
     raw: NDArray[Any]
     rebuilt: NDArray[np.float32] | None  # through encoder and decoder, from the posterior mean
     map: NDArray[np.float32]
@@ -274,12 +275,14 @@ def _shown(
         one = raw[tile : tile + 1]
         rebuilt = coder.decode(coder.encode(one)[0]) if coder is not None else None
         score = float(scored.values["score"][position])
+        term, side = _worst_term(facts, {t: float(v[position]) for t, v in scored.values.items()})
         found.append(
             Shown(
                 sample=sample,
                 score=score,
                 p_value=_among_others(facts.calibration.groups[ALL].terms["score"].values, score),
-                worst_term=_worst_term(facts, {t: float(v[position]) for t, v in scored.values.items()}),
+                worst_term=term,
+                worst_side=side,
                 raw=one[0],
                 rebuilt=rebuilt[0] if rebuilt is not None else None,
                 map=out["map"][tile],
@@ -294,18 +297,22 @@ def _among_others(ascending: Floats, value: float) -> float:
     return max(1, n - int(np.searchsorted(ascending, value, side="left"))) / max(n, 1)
 
 
-def _worst_term(facts: Facts, values: dict[str, float]) -> str:
-    """The term with the smallest p-value; of equal ones, the one furthest from the clean median in its own spread."""
-    terms = [t for t in values if t != "score"]
-    if not terms:
-        return "score"
-
-    def unusual(term: str) -> tuple[float, float]:
+def _worst_term(facts: Facts, values: dict[str, float]) -> tuple[str, Literal["high", "low"]]:
+    """The term furthest out among the calibration samples, and on which side: a fused score minds both. Of terms
+    equally far out, the one furthest from the clean median in its own spread."""
+    best: tuple[float, float] | None = None
+    found: tuple[str, Literal["high", "low"]] = ("score", "high")
+    for term, value in values.items():
+        if term == "score":
+            continue
         ascending = facts.calibration.groups[ALL].terms[term].values
         low, middle, high = np.quantile(ascending, [0.25, 0.5, 0.75])
-        return -_among_others(ascending, values[term]), (values[term] - middle) / max(high - low, 1e-12)
-
-    return max(terms, key=unusual)
+        below = float(np.searchsorted(ascending, value, side="right")) / max(len(ascending), 1)
+        above = _among_others(ascending, value)
+        unusual = -min(above, below), abs(value - middle) / max(high - low, 1e-12)
+        if best is None or unusual > best:
+            best, found = unusual, (term, "high" if above <= below else "low")
+    return found
 
 
 def _decoded(
