@@ -3,7 +3,7 @@
 A bundle is never altered. `open_bundle` verifies every byte against the manifest before anything is used, and refuses
 unknown format versions, external ONNX data and files it does not list; `write_bundle` builds the folder aside and
 renames it, so that a bundle is either whole or not there. The digest covers what decides a verdict (graphs,
-calibration, spec) and nothing that varies between runs (times, report, machine).
+calibration, spec, the rate used when none is asked for) and nothing that varies between runs (times, report, machine).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Manifest:
     """What `manifest.json` says."""
 
     format: int  # of the folder; a reader knows exactly one
-    digest: str  # sha256 over graphs, calibration and spec: the bundle's identity
+    digest: str  # sha256 over graphs, calibration, spec and alpha: the bundle's identity
     family: str  # for people: nothing that scores looks at it
     arguments: dict[str, Any]  # the family's constructor arguments
     spec: dict[str, Any]  # see models.spec
@@ -118,7 +118,7 @@ def open_bundle(path: Path) -> Bundle:
         raise Damaged(
             f"The bundle holds {stray[0]}, which its manifest does not list; remove it or restore the bundle."
         )
-    if identity(manifest.family, manifest.arguments, manifest.spec, manifest.files) != manifest.digest:
+    if identity(manifest.family, manifest.arguments, manifest.spec, manifest.alpha, manifest.files) != manifest.digest:
         raise Damaged(f"The digest in {MANIFEST} does not match the files; restore the bundle from where it came.")
     return Bundle(path=path, manifest=manifest, spec=spec)
 
@@ -137,7 +137,7 @@ def write_bundle(path: Path, files: dict[str, bytes], **facts: Any) -> Bundle:
     if path.exists():
         raise Conflict(f"{path} exists already; a bundle is never altered. Name another folder or remove that one.")
     digests = {name: hashlib.sha256(raw).hexdigest() for name, raw in sorted(files.items())}
-    digest = identity(facts["family"], facts["arguments"], facts["spec"], digests)
+    digest = identity(facts["family"], facts["arguments"], facts["spec"], facts["alpha"], digests)
     manifest = Manifest(format=FORMAT, digest=digest, files=digests, **facts)
     aside: Path | None = None
     try:
@@ -150,7 +150,7 @@ def write_bundle(path: Path, files: dict[str, bytes], **facts: Any) -> Bundle:
         os.rename(aside, path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.exists():
             raise Conflict(f"{path} exists already; name another folder or remove that one.") from error
         why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
         raise Refusal(f"The bundle cannot be written to {path}: {why}. Free space there or name another folder.") from (
@@ -162,10 +162,17 @@ def write_bundle(path: Path, files: dict[str, bytes], **facts: Any) -> Bundle:
     return Bundle(path=path, manifest=manifest, spec=specs.from_json(manifest.spec))
 
 
-def identity(family: str, arguments: dict[str, Any], spec: dict[str, Any], files: dict[str, str]) -> str:
-    """The bundle's digest: sha256 over graphs, calibration and spec."""
+def identity(family: str, arguments: dict[str, Any], spec: dict[str, Any], alpha: float, files: dict[str, str]) -> str:
+    """The bundle's digest: sha256 over graphs, calibration, spec and alpha."""
     deciding = {n: d for n, d in files.items() if n.endswith(".onnx") or n in (CALIBRATION, ROI)}
-    facts = {"format": FORMAT, "family": family, "arguments": arguments, "spec": spec, "files": deciding}
+    facts = {
+        "format": FORMAT,
+        "family": family,
+        "arguments": arguments,
+        "spec": spec,
+        "alpha": alpha,
+        "files": deciding,
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -235,8 +242,9 @@ def _verified(folder: Path, name: str, digest: str) -> bytes:
         raise Damaged(f"The bundle lists {name}, which lies outside its folder.")
     try:
         raw = file.read_bytes()
-    except OSError as error:
-        raise Damaged(f"The bundle lacks {name} ({error.strerror}); restore it from where it came.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = error.strerror if isinstance(error, OSError) else error
+        raise Damaged(f"The bundle lacks {name!r} ({why}); restore it from where it came.") from error
     if hashlib.sha256(raw).hexdigest() != digest:
         raise Damaged(f"{name} is not what was written: its sha256 differs from the manifest. Restore the bundle.")
     return raw
