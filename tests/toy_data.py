@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from sklearn.datasets import load_digits
 
 from models.blocks import Samples
 from models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec
@@ -20,6 +19,8 @@ SPECS = {"image": IMAGES, "series": SERIES, "vector": VECTORS}
 
 def digits(wanted=(0, 1, 2, 3), most=300):
     """Handwritten digits, (n, 16, 16) uint8."""
+    from sklearn.datasets import load_digits
+
     found = load_digits()
     pictures = np.kron((found.images * 15.9).astype(np.uint8), np.ones((1, 2, 2), np.uint8))
     chosen = pictures[np.isin(found.target, wanted)]

@@ -1,0 +1,343 @@
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from toy_data import IMAGES, VECTORS, constant, mean_graph
+
+from models.bundle import FORMAT, MANIFEST, identity, open_bundle, refuse_external_data, write_bundle
+from models.calibration import calibrate, to_bytes
+from models.errors import Conflict, Damaged, NotFound, Refusal
+from models.spec import to_json
+
+CALIBRATION = to_bytes(calibrate({"score": np.arange(50.0)}, None, None, (0.0, 1.0)))
+
+
+def write(path, files=None, **changed):
+    held = {
+        "score.onnx": mean_graph(VECTORS),
+        "calibration.npz": CALIBRATION,
+        "weights.safetensors": b"weights",
+        "report/report.html": b"<html>",
+    }
+    facts = {
+        "family": "toy",
+        "arguments": {"latent": 3},
+        "spec": to_json(VECTORS),
+        "evidence": {"score": "mean"},
+        "alpha": 0.05,
+        "training": {"steps": 3},
+        "lineage": {"parent": None},
+        "versions": {"numpy": "2"},
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    return write_bundle(path, held | (files or {}), **(facts | changed))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(tmp_path / "bundle").path
+
+
+def edit(folder, **changed):
+    """Changes fields of the manifest and nothing else."""
+    told = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(told | changed))
+
+
+def relist(folder, **files):
+    """Replaces files by others that the manifest then lists, digest and all: what a forger would do."""
+    told = json.loads((folder / MANIFEST).read_text())
+    for name, raw in files.items():
+        place = folder / name.replace("__", "/").replace("_onnx", ".onnx")
+        place.write_bytes(raw)
+        told["files"][place.name] = hashlib.sha256(raw).hexdigest()
+    told["digest"] = identity(told["family"], told["arguments"], told["spec"], told["alpha"], told["files"])
+    (folder / MANIFEST).write_text(json.dumps(told))
+
+
+def test_what_is_written_is_what_is_read(folder):
+    opened = open_bundle(folder)
+    assert opened.spec == VECTORS
+    assert opened.read("weights.safetensors") == b"weights"
+    assert opened.read("report/report.html") == b"<html>"
+    assert opened.calibration.group(None).terms["score"].values.tolist() == list(range(50))
+    assert opened.roi is None
+    manifest = dataclasses.asdict(opened.manifest)
+    assert manifest == json.loads((folder / MANIFEST).read_text())
+    assert set(manifest["files"]) == {"score.onnx", "calibration.npz", "weights.safetensors", "report/report.html"}
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["bundle"]
+    with pytest.raises(NotFound, match=r"holds no encoder.onnx; its graphs are score.onnx"):
+        opened.read("encoder.onnx")
+
+
+def test_a_region_of_interest_travels_along(tmp_path):
+    mask = np.zeros((16, 16), bool)
+    mask[2:5] = True
+    np.save(tmp_path / "mask.npy", mask)
+    files = {"score.onnx": mean_graph(IMAGES), "roi.npy": (tmp_path / "mask.npy").read_bytes()}
+    made = write(tmp_path / "b", files, spec=to_json(IMAGES))
+    assert (open_bundle(tmp_path / "b").roi == mask).all()
+    assert made.digest != write(tmp_path / "c", {"score.onnx": files["score.onnx"]}, spec=to_json(IMAGES)).digest
+
+
+def test_the_digest_leaves_out_times_report_and_weights(tmp_path):
+    files = {"report/report.html": b"other", "report/more.json": b"{}", "weights.safetensors": b"other"}
+    one = write(tmp_path / "a")
+    two = write(tmp_path / "b", files, created="2027-01-01T00:00:00+00:00", versions={}, training={"steps": 4})
+    assert one.digest == two.digest
+    assert len(one.digest) == 64
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"files": {"score.onnx": mean_graph(VECTORS, doc="another")}},
+        {"files": {"calibration.npz": to_bytes(calibrate({"score": np.arange(51.0)}, None, None, (0.0, 1.0)))}},
+        {"files": {"decoder.onnx": mean_graph(VECTORS)}},
+        {"spec": to_json(dataclasses.replace(VECTORS, missing="allow"))},
+        {"arguments": {"latent": 4}},
+        {"family": "other"},
+        {"alpha": 0.01},
+    ],
+    ids=["graph", "calibration", "another graph", "spec", "arguments", "family", "alpha"],
+)
+def test_the_digest_covers_what_decides_a_verdict(tmp_path, changed):
+    assert write(tmp_path / "a").digest != write(tmp_path / "b", **changed).digest
+
+
+def test_every_changed_byte_is_noticed(folder):
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+        raw = file.read_bytes()
+        for at in sorted({*range(0, len(raw), max(1, len(raw) // 40)), len(raw) - 1}):
+            file.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+            with pytest.raises(Damaged, match=f"{file.name} is not what was written"):
+                open_bundle(folder)
+        for other in (raw[:-1], raw + b"\0", b""):
+            file.write_bytes(other)
+            with pytest.raises(Damaged, match=file.name):
+                open_bundle(folder)
+        file.write_bytes(raw)
+    open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"digest": "0" * 64},
+        {"alpha": 0.9},
+        {"arguments": {"latent": 4}},
+        {"family": "vae"},
+        {"spec": to_json(dataclasses.replace(VECTORS, columns=("f", "e", "d", "c", "b", "a")))},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_a_changed_manifest_is_noticed(folder, changed):
+    edit(folder, **changed)
+    with pytest.raises(Damaged, match=r"digest in manifest\.json does not match"):
+        open_bundle(folder)
+
+
+def test_a_file_changed_after_opening_is_noticed_when_it_is_read(folder):
+    opened = open_bundle(folder)
+    (folder / "weights.safetensors").write_bytes(b"w3ights")
+    with pytest.raises(Damaged, match="weights.safetensors"):
+        opened.read("weights.safetensors")
+
+
+@pytest.mark.parametrize("name", ["score.onnx", "report/report.html"])
+def test_a_missing_file_is_named_without_its_folder(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(Damaged, match=f"lacks '{name}'") as refused:
+        open_bundle(folder)
+    assert str(folder) not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "report/more.html", ".hidden", "score.onnx.data"])
+def test_a_file_that_nobody_lists_is_named(folder, name):
+    (folder / name).write_bytes(b"x")
+    with pytest.raises(Damaged, match=f"holds {name}"):
+        open_bundle(folder)
+
+
+def test_links_are_refused(folder, tmp_path):
+    outside = tmp_path / "elsewhere"
+    shutil.copytree(folder / "report", outside)
+    shutil.copy(folder / "score.onnx", outside)
+    (folder / "score.onnx").unlink()
+    (folder / "score.onnx").symlink_to(outside / "score.onnx")
+    with pytest.raises(Damaged, match=r"score\.onnx, which lies outside"):
+        open_bundle(folder)
+    (folder / "score.onnx").unlink()
+    shutil.copy(outside / "score.onnx", folder)
+    shutil.rmtree(folder / "report")
+    (folder / "report").symlink_to(outside)
+    with pytest.raises(Damaged, match="report"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["../secret", "report/../../secret", "{absolute}", "a\0b", "", "report"])
+def test_names_that_lead_elsewhere_are_refused(folder, name):
+    secret = folder.parent / "secret"
+    secret.write_bytes(b"x")
+    name = name.format(absolute=secret)
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    edit(folder, files=files | {name: hashlib.sha256(b"x").hexdigest()})
+    with pytest.raises(Damaged, match="lies outside|lacks"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"format": FORMAT + 1}, f"format version {FORMAT + 1}; this version reads {FORMAT}. Upgrade"),
+        ({"format": 0}, "Fit the model again"),
+        ({"format": "1"}, "states no format version"),
+        ({"signature": "x"}, "holds signature, which format version 1 does not have"),
+        ({"files": ["score.onnx"]}, "lists no files"),
+        ({"files": {}}, r"lists no score\.onnx"),
+        ({"spec": {"kind": "vector"}}, "lacks columns"),
+    ],
+)
+def test_other_manifests_are_refused(folder, changed, said):
+    edit(folder, **changed)
+    with pytest.raises(Damaged, match=said):
+        open_bundle(folder)
+
+
+def test_a_manifest_without_a_field_is_refused(folder):
+    told = json.loads((folder / MANIFEST).read_text())
+    del told["evidence"], told["alpha"]
+    (folder / MANIFEST).write_text(json.dumps(told))
+    with pytest.raises(Damaged, match="lacks alpha, evidence"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
+def test_a_manifest_that_is_none_is_refused(folder, raw):
+    (folder / MANIFEST).write_bytes(raw)
+    with pytest.raises(Damaged, match=r"manifest\.json"):
+        open_bundle(folder)
+
+
+def test_folders_that_are_no_bundle(tmp_path):
+    with pytest.raises(NotFound, match="no bundle at .*nowhere"):
+        open_bundle(tmp_path / "nowhere")
+    with pytest.raises(NotFound, match=r"holds no manifest\.json"):
+        open_bundle(tmp_path)
+
+
+def external(name="weights"):
+    """A tensor whose values lie in another file."""
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[2])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    return tensor
+
+
+def graph_with(place):
+    """A graph that keeps an external tensor in the place named."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+    inner = helper.make_graph([helper.make_node("Identity", ["weights"], ["y"])], "inner", [], [y], [external()])
+    nodes = {
+        "initialiser": [helper.make_node("Add", ["x", "weights"], ["y"])],
+        "attribute": [helper.make_node("Constant", [], ["y"], value=external())],
+        "branch": [helper.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner)],
+        "branch of a branch": [],
+        "function": [helper.make_node("Own", ["x"], ["y"], domain="own")],
+    }
+    if place == "branch of a branch":
+        outer = helper.make_graph(
+            [helper.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner)], "outer", [], [y]
+        )
+        nodes[place] = [helper.make_node("If", ["yes"], ["y"], then_branch=outer, else_branch=outer)]
+    kept = [external()] if place == "initialiser" else [constant("yes", True, bool)]
+    own = [helper.make_node("Constant", [], ["y"], value=external())]
+    functions = [helper.make_function("own", "Own", ["x"], ["y"], own, [helper.make_opsetid("", 18)])]
+    return helper.make_model(
+        helper.make_graph(nodes[place], "g", [x], [y], kept), functions=functions if place == "function" else []
+    ).SerializeToString()
+
+
+@pytest.mark.parametrize("place", ["initialiser", "attribute", "branch", "branch of a branch", "function"])
+def test_external_data_is_refused_wherever_it_hides(folder, place):
+    raw = graph_with(place)
+    with pytest.raises(Damaged, match=r"score\.onnx keeps tensor 'weights' in an external file"):
+        refuse_external_data("score.onnx", raw)
+    relist(folder, score_onnx=raw)
+    with pytest.raises(Damaged, match="external file"):
+        open_bundle(folder)
+
+
+def test_external_data_without_the_flag_is_refused():
+    model = onnx.load_model_from_string(mean_graph(VECTORS))
+    model.graph.initializer[0].external_data.add(key="location", value="x.bin")
+    with pytest.raises(Damaged, match="external file"):
+        refuse_external_data("score.onnx", model.SerializeToString())
+
+
+def test_bytes_that_are_no_graph_are_refused(folder):
+    relist(folder, score_onnx=b"MZ not a graph")
+    with pytest.raises(Damaged, match=r"score\.onnx is not an ONNX graph"):
+        open_bundle(folder)
+
+
+def test_a_relisted_file_is_what_a_forger_can_do(folder):
+    """The tests above fail for what they say and not for a digest: a consistent bundle opens."""
+    relist(folder, score_onnx=mean_graph(VECTORS, doc="forged"))
+    assert open_bundle(folder).digest != "0" * 64
+
+
+def test_an_existing_folder_is_never_touched(folder):
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(Conflict, match="exists already"):
+        write(folder, alpha=0.2)
+    (folder.parent / "file").write_text("mine")
+    with pytest.raises(Conflict, match="file exists already"):
+        write(folder.parent / "file")
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["bundle", "file"]
+
+
+def test_a_parent_that_is_a_file_is_not_called_an_existing_bundle(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(Refusal, match="cannot be written to .*file/bundle"):
+        write(tmp_path / "file" / "bundle")
+
+
+def test_a_disk_that_fills_up_leaves_nothing_behind(folder):
+    """A real limit on file size in a process of its own; EFBIG stands in for ENOSPC."""
+    script = textwrap.dedent("""
+        import resource, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[2])
+        from test_bundle import write
+        from models.errors import Refusal
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            write(Path(sys.argv[1]), {"weights.safetensors": bytes(200_000)})
+        except Refusal as refusal:
+            print(refusal)
+    """)
+    here = os.path.dirname(__file__)
+    told = subprocess.run(
+        [sys.executable, "-c", script, str(folder.parent / "full"), here],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([os.path.dirname(here), os.getcwd()])),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "cannot be written to" in told.stdout
+    assert "File too large" in told.stdout
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["bundle"]
+    open_bundle(folder)
