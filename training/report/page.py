@@ -203,9 +203,9 @@ def _vectors(facts: Facts, seen: Seen, shown: Sequence[Shown], spec: VectorSpec)
             )
     picture = panels.heat_table(shown, spec.columns, scale, len(seen.strangest))
     return (
-        "<p>For each of the strangest rows the columns that make it strange: the value, the reconstruction, and the "
-        "map (squared difference in units of clean variance; about 1 is usual).</p>"
-        "<div class=wide><table class=bars><thead><tr><th></th><th>column</th><th>value</th><th>reconstruction</th>"
+        "<p>The columns that make each of the strangest rows strange: the value, the one expected (its "
+        "reconstruction), and the map (squared difference in units of clean variance; about 1 is usual).</p>"
+        "<div class=wide><table class=bars><thead><tr><th></th><th>column</th><th>value</th><th>expected</th>"
         f"<th>map</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>{_map_legend(scale)}"
         + _charts(
             _figure(

@@ -60,6 +60,7 @@ td{overflow-wrap:anywhere}
 .bar i{display:inline-block;height:10px;background:var(--note);border-radius:2px;margin-right:6px;max-width:65%}
 .bar span{font-size:.82rem;color:var(--muted)}
 @media (max-width:600px){main{padding:10px 8px 40px}section{padding:14px 12px}h1{font-size:1.4rem}
-.warned li{display:block}.warned b{display:block}th,td{padding-right:10px}}
+.warned li{display:block}.warned b{display:block}th,td{padding-right:10px}
+.wide td:nth-child(2){min-width:5em}.bar{min-width:96px}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 """
