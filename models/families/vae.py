@@ -7,12 +7,18 @@ x is a sample of D values, y the same normalised; q(z|x) = N(mu, sigma^2) and p(
     negative_elbo         = -1/K sum_k log p(x|z_k) + KL(q(z|x) || p(z))                  nats, z_k = mu + sigma e_k
     kl                    = 1/2 sum_l (mu_l^2 + sigma_l^2 - log sigma_l^2 - 1)            nats
     reconstruction_error  = 1/D |y - E[y|mu]|^2                                           from the posterior mean
-    latent_distance       = |F^T (mu - m)|,  F F^T = (Cov_clean(mu) + r I)^-1             Mahalanobis
+    latent_distance       = Mahalanobis distance of mu from the clean posterior means
+    latent_density        = -log of a Gaussian mixture over the clean posterior means, at mu  nats; the prior is only
+                            what training pulled them towards, this is where they came to lie (ex-post density
+                            estimation, Ghosh et al. 2020, arXiv:1903.12436)
     map                   = (y - E[y|mu])^2 / s^2, s^2 the clean residual variance         per pixel, step or column
     map_peak              = max of the smoothed map
+    residual_distance     = Mahalanobis distance of y - E[y|mu] from the clean residuals    vectors only
+    input_distance        = Mahalanobis distance of y from clean y (Hotelling's T2)         vectors only
 
-The K noises e_k are stored in the graph, half of them the negatives of the other half (antithetic), so that the bound
-is an average over the posterior and yet the same at each call; at the posterior mean it would be no bound at all.
+The K noises e_k are stored in the graph, half of them the negatives of the other half (antithetic) and each unit's
+scaled to a mean square of 1, so that the bound is an average over the posterior, of its very mean and variance, and yet
+the same at each call; at the posterior mean it would be no bound at all.
 Missing values (NaN) enter the encoder as the clean mean with a flag beside them and leave no trace in any evidence.
 """
 
@@ -26,32 +32,41 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import Refusal
+from models.families.densities import Gaussian, Mixture
 from models.families.family import Batches, Evidence, Family, Progress, Recipe
+from models.families.fusion import Form
 from models.families.layers import decoder_for, encoder_for, from_channels, inner_shape, smooth, to_channels
 from models.families.likelihoods import Bernoulli, LocationScale, Table, likelihood_for
 from models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the latent covariance: collapsed units have none of their own
+TABLE_RIDGE = 3e-4  # the same of normalised columns: near-exact relations between columns are what a fault breaks
+TABLE_MOST = 2048  # columns up to which a full covariance is kept
 NOISE_SEED = 20131220
+
+
+MEANING = {
+    "reconstruction_error": "mean squared error per value of the reconstruction from the posterior mean",
+    "negative_elbo": "negative evidence lower bound, nats: how improbable the sample is under the model",
+    "kl": "KL divergence of the posterior from the prior, nats: how much the sample says about its latent",
+    "latent_distance": "Mahalanobis distance of the posterior mean from the clean latents",
+    "latent_density": "negative log-density of the posterior mean among the clean latents, nats",
+    "map_peak": "largest value of the map: the strangest place, in units of clean variance",
+}
+TABLE_MEANING = {
+    "residual_distance": "Mahalanobis distance of what the reconstruction leaves over from clean residuals",
+    "input_distance": "Mahalanobis distance of the values themselves from clean ones (Hotelling's T2)",
+}
+FUSED: dict[str, Form] = {"reconstruction_error": "log", "latent_density": "linear"}
+TABLE_FUSED: dict[str, Form] = {"residual_distance": "log", "input_distance": "log"}
 
 
 class VAE(Family):
     """See the module's mathematics."""
 
-    meaning = {
-        "reconstruction_error": "mean squared error per value of the reconstruction from the posterior mean",
-        "negative_elbo": "negative evidence lower bound, nats: how improbable the sample is under the model",
-        "kl": "KL divergence of the posterior from the prior, nats: how much the sample says about its latent",
-        "latent_distance": "Mahalanobis distance of the posterior mean from the clean latents",
-        "map_peak": "largest value of the map: the strangest place, in units of clean variance",
-    }
-    fused = {"reconstruction_error": "log", "negative_elbo": "linear", "latent_distance": "log", "map_peak": "log"}
-
     centre: Tensor  # normalisation of raw values, inner shape with singleton space or time
     scale: Tensor
     noise: Tensor  # (K, L)
-    latent_mean: Tensor  # (L,)
-    latent_factor: Tensor  # (L, L)
     residual: Tensor  # clean residual variance per value, inner shape
 
     def __init__(
@@ -84,7 +99,8 @@ class VAE(Family):
         Raises:
             Refusal: an argument out of its range.
         """
-        super().__init__(spec)
+        tabular = spec.kind == "vector" and spec.shape[0] <= TABLE_MOST
+        super().__init__(spec, MEANING | (TABLE_MEANING if tabular else {}), TABLE_FUSED if tabular else FUSED)
         shape = inner_shape(spec)
         _in_range("latent", latent, 0, 4096)
         _in_range("width", width, 0, 4096)
@@ -106,10 +122,13 @@ class VAE(Family):
         self.register_buffer("centre", torch.zeros(per_channel))
         self.register_buffer("scale", torch.ones(per_channel))
         half = torch.randn(noises // 2, self.latent, generator=torch.Generator().manual_seed(NOISE_SEED))
+        half = half / half.square().mean(0).sqrt()
         self.register_buffer("noise", torch.cat([half, -half]))
-        self.register_buffer("latent_mean", torch.zeros(self.latent))
-        self.register_buffer("latent_factor", torch.eye(self.latent))
         self.register_buffer("residual", torch.ones(shape))
+        self.latents = Gaussian(self.latent, RIDGE)
+        self.clusters = Mixture(self.latent, RIDGE)
+        self.residuals = Gaussian(shape[0], TABLE_RIDGE) if tabular else None
+        self.inputs = Gaussian(shape[0], TABLE_RIDGE) if tabular else None
 
     @property
     def latent_size(self) -> int:
@@ -131,35 +150,36 @@ class VAE(Family):
         axes: tuple[int, ...] = ()
         count = mean = square = torch.zeros(())
         levels = 2.0**self.spec.depth - 1 if isinstance(self.spec, ImageSpec) else 0.0
+        table = self.distribution if isinstance(self.distribution, Table) else None
+        rest, plain = (table.rest, table.plain) if table is not None else (self.distribution, slice(None))
         for batch in batches():
             x = to_channels(batch, self.spec).double()
-            if isinstance(self.distribution, Table):
-                self.distribution.check(x)
+            if table is not None:
+                table.check(x)
             axes = (0, *range(2, x.dim()))
             seen = ~x.isnan()
             values = torch.where(seen, x, 0.0)
             count = count + seen.sum(axes)
             mean = mean + values.sum(axes)
             square = square + values.square().sum(axes)
-            if isinstance(self.distribution, Bernoulli) and not levels and bool(((values < 0) | (values > 1)).any()):
+            if isinstance(rest, Bernoulli) and not levels and bool((values - values.clamp(0, 1))[:, plain].any()):
                 raise Refusal("Likelihood bernoulli needs values from 0 to 1, and these data go beyond; use gaussian.")
         count = count.clamp_min(1)
         mean = mean / count
         spread = (square / count - mean.square()).clamp_min(0).sqrt()
-        if isinstance(self.distribution, Bernoulli):
-            mean, spread = torch.zeros_like(mean), torch.full_like(mean, levels or 1.0)
+        if isinstance(rest, Bernoulli):
+            mean[plain], spread[plain] = 0.0, levels or 1.0
         # A constant column has no scale of its own; in raw units any change of it is large.
         constant = spread <= 1e-6 * mean.abs() + 1e-12
         spread = torch.where(constant, torch.ones_like(spread), spread)
         self.centre.copy_(mean.view_as(self.centre))
         self.scale.copy_(spread.view_as(self.scale))
         rounding = (1.0 / spread.min()) ** 2 / 12 if levels else torch.tensor(1e-4)
-        rest = self.distribution.rest if isinstance(self.distribution, Table) else self.distribution
         if isinstance(rest, LocationScale):
             rest.floor.copy_(rounding.clamp(1e-6, 1e-2))
-        if isinstance(self.distribution, Table):
-            self.distribution.centre.copy_(mean)
-            self.distribution.scale.copy_(spread)
+        if table is not None:
+            table.centre.copy_(mean)
+            table.scale.copy_(spread)
 
     def players(self) -> dict[str, nn.Module]:
         return {"vae": self}
@@ -180,21 +200,23 @@ class VAE(Family):
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """Clean latents and residuals."""
-        n, total, outer = 0, torch.zeros_like(self.latent_mean).double(), torch.zeros_like(self.latent_factor).double()
+        latents, residuals, inputs = [], [], []
         seen_count, square = torch.zeros_like(self.residual).double(), torch.zeros_like(self.residual).double()
         for batch in batches():
             raw, y, seen = self._values(batch)
             mean, _ = self._posterior(y, seen)
-            error = self.distribution.error(y, raw, self.decoder(mean)) * seen
-            n += len(mean)
-            total += mean.double().sum(0)
-            outer += mean.double().T @ mean.double()
+            out = self.decoder(mean)
+            latents.append(mean)
             seen_count += seen.double().sum(0)
-            square += error.double().sum(0)
-        centre = total / n
-        covariance = outer / n - torch.outer(centre, centre) + RIDGE * torch.eye(self.latent, device=centre.device)
-        self.latent_mean.copy_(centre)
-        self.latent_factor.copy_(torch.linalg.cholesky(torch.linalg.inv(covariance)))
+            square += (self.distribution.error(y, raw, out) * seen).double().sum(0)
+            if self.residuals is not None:
+                residuals.append((y - self.distribution.mean(out)) * seen)
+                inputs.append(y)
+        self.latents.fit(torch.cat(latents))
+        self.clusters.fit(torch.cat(latents))
+        if self.residuals is not None and self.inputs is not None:
+            self.residuals.fit(torch.cat(residuals))
+            self.inputs.fit(torch.cat(inputs))
         # Shrunk towards the sample's mean: one pixel's residual over a few hundred samples is itself noisy, and a
         # place that was always reconstructed perfectly must not make the map explode.
         own = square / seen_count.clamp_min(1)
@@ -206,7 +228,8 @@ class VAE(Family):
         mean, log_variance = self._posterior(y, seen)
         spread = (0.5 * log_variance).exp()
         observed = seen.flatten(1).sum(1).clamp_min(1.0)
-        error = self.distribution.error(y, raw, self.decoder(mean)) * seen
+        centre = self.decoder(mean)
+        error = self.distribution.error(y, raw, centre) * seen
         # A partly observed sample's nats are scaled up to a full one's, so that both can be held against one threshold.
         share = observed / float(math.prod(y.shape[1:]))
         nats = torch.zeros_like(observed)
@@ -221,10 +244,20 @@ class VAE(Family):
             "reconstruction_error": error.flatten(1).sum(1) / observed,
             "negative_elbo": nats / self.noises / share + kl,
             "kl": kl,
-            "latent_distance": ((mean - self.latent_mean) @ self.latent_factor).square().sum(1).sqrt(),
+            "latent_distance": self.latents.distance(mean),
+            "latent_density": self.clusters.density(mean),
             "map_peak": heat.flatten(1).amax(1),
         }
+        if self.residuals is not None and self.inputs is not None:
+            # Missing values stand at the mean with no residual: they add no distance.
+            terms["residual_distance"] = self.residuals.distance((y - self.distribution.mean(centre)) * seen)
+            terms["input_distance"] = self.inputs.distance(y)
         return Evidence(terms, heat)
+
+    def log_jacobian(self) -> float | None:
+        if not isinstance(self.distribution, LocationScale):
+            return None
+        return float(self.scale.double().log().expand(self.residual.shape).sum())
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         _, y, seen = self._values(x)
