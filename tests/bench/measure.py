@@ -23,7 +23,7 @@ from tests.bench import figures
 from tests.bench.results import Row, Wish
 from tests.bench.sets import Arrays, Data, protocol
 from training.fit import FitOptions
-from training.pipeline import Request, run
+from training.pipeline import Request, Watch, run
 
 FIT_KEYS = ("batch", "rate", "window", "stride", "size", "invariant")  # --fit: options of `vaegis fit`
 
@@ -41,9 +41,11 @@ def measure(wish: Wish, root: Path, code: str, label: str, device: str = "auto")
         folder = Path(name)
         clean, test = put(data.clean, folder / "clean.npz"), put(data.test, folder / "test.npz")
         request = requested(wish, data, clean, folder, device)
+        stages: list[tuple[str, float]] = []
         began = time.perf_counter()
-        made = run(request)
+        made = run(request, Watch(stage=lambda text: stages.append((text.split()[0].lower(), time.perf_counter()))))
         wall = time.perf_counter() - began
+        ends = [at for _, at in stages[1:]] + [began + wall]
         bundle = open_bundle(request.out)
         scored = score(bundle, test, data, device)
     evidence, index, flagged = scored["evidence"], scored["index"], scored["flagged"]
@@ -66,6 +68,7 @@ def measure(wish: Wish, root: Path, code: str, label: str, device: str = "auto")
         "ap": ap,
         "fit_s": round(made.fitted.seconds, 2),  # training alone
         "wall_s": round(wall, 2),  # all of `vaegis fit`: reading, training, export, calibration, report
+        "stages_s": {what: round(end - at, 2) for (what, at), end in zip(stages, ends, strict=True)},
         "steps": made.fitted.steps,
         "best_step": made.fitted.best_step,
         "stopped": made.fitted.stopped,

@@ -3,7 +3,7 @@
     python -m tests.bench.quality --panel small --families vae --set latent=16
 
 Each fit ends in one line of the results file; a fit that is there already, for the same code, is not repeated. What is
-printed is made from those lines alone.
+printed, and what `--tables` writes into docs/benchmarks.md, is made from those lines alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 
 from models.families import FAMILIES
 from service.cli.options import arguments
-from tests.bench import measure, summary
+from tests.bench import measure, pages, summary, tables
 from tests.bench.results import DEFAULT, Results, Row, Wish, code_version
 from tests.bench.sets import SETS, Arrays, data_folder, parts
 
@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [r for w in wishes if (r := results.find(w, None if asked.same_code or asked.report else code))]
     print()
     print(summary.text(rows, root))
+    if asked.tables:
+        pages.write(tables.sections(results.rows(), root))
+        print("docs/benchmarks.md is written.")
     for line in failed:
         print(f"failed: {line}")
     print(json.dumps(summary.figures(rows)))
@@ -145,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--results", type=Path, default=DEFAULT, metavar="FILE.jsonl")
     add("--same-code", action="store_true", help="take results of any version of the code as done")
     add("--report", action="store_true", help="measure nothing; print what the results file holds")
+    add("--tables", action="store_true", help="write the tables of docs/benchmarks.md from the results file")
     add("--jobs", type=int, default=1, help="processes; more than 1 shares the cores, so times mean less")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser

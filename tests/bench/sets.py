@@ -78,6 +78,20 @@ def _fashion(root: Path, part: str) -> Data:
         return Data({"x": chosen}, {"x": data["x_test"]}, (data["y_test"] != int(part)).astype(np.int8))
 
 
+def _two_products(root: Path, part: str) -> Data:
+    """Shirts, which differ much, and sneakers, which differ little; only clean ones are tested."""
+    named = {6: "shirt", 7: "sneaker"}
+    with np.load(root / "fashion_mnist.npz") as data:
+        fit = np.concatenate([np.flatnonzero(data["y_train"] == c)[:3000] for c in named])
+        test = np.flatnonzero(np.isin(data["y_test"], list(named)))
+        return Data(
+            {"x": data["x_train"][fit], "product": np.array([named[c] for c in data["y_train"][fit].tolist()])},
+            {"x": data["x_test"][test], "product": np.array([named[c] for c in data["y_test"][test].tolist()])},
+            np.zeros(len(test), np.int8),
+            SourceOptions(calibrate_by="product"),
+        )
+
+
 def elpv_split(prob: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Clean cells (prob 0) to fit on, and those to test on with every certain defect (prob 1)."""
     good = np.random.default_rng(0).permutation(np.flatnonzero(prob == 0))
@@ -90,7 +104,7 @@ def _elpv(root: Path, part: str) -> Data:
         x, prob = data["x"], data["prob"]
         if part == "all":
             return Data({"x": x[fit]}, {"x": x[test]}, (prob[test] == 1).astype(np.int8))
-        cell = data["mono"]
+        cell = np.where(data["mono"] != 0, "monocrystalline", "polycrystalline")
         return Data(
             {"x": x[fit], "cell": cell[fit]},
             {"x": x[test], "cell": cell[test]},
@@ -216,6 +230,13 @@ SETS: dict[str, Protocol] = {
 
 # Not part of the quality benchmark: what else the calibration study fits.
 STUDIED: dict[str, Protocol] = {
+    "two-products": Protocol(
+        "Fashion-MNIST, two products on one line",
+        "image",
+        _there("fashion_mnist.npz", "shirt-sneaker"),
+        None,
+        _two_products,
+    ),
     "elpv-by-cell": Protocol("ELPV, calibrated by cell type", "image", _there("elpv_128.npz", "by-cell"), None, _elpv),
 }
 

@@ -57,10 +57,11 @@ def _peers(root: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 def peer(root: Path, name: str, some: Iterable[str], method: str, figure: str = "auroc") -> float | None:
     """A peer's mean over the same parts, or None where it has none of them or lacks one."""
-    held = [_peers(root).get(SETS[name].peer.format(part), {}).get(method) for part in some]
-    if not held or any(h is None for h in held):
+    held = [_peers(root).get(SETS[name].peer.format(part), {}).get(method, {}) for part in some]
+    # Some peers failed on some sets and have an entry without figures.
+    if not held or not all(h and figure in h for h in held):
         return None
-    return float(np.mean([h[figure] for h in held if h is not None]))
+    return float(np.mean([h[figure] for h in held]))
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -79,8 +80,8 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     return "\n".join([pad[0], rule, *pad[1:]])
 
 
-def overview(rows: Sequence[Row], root: Path) -> str:
-    """Sets down, families across, then what must be reached and what peers reach on the same parts."""
+def overview(rows: Sequence[Row], root: Path, most: int = 2) -> str:
+    """Sets down, families across, then what must be reached, peers on the same parts, and `most` published."""
     families = sorted({r["family"] for r in rows}, key=lambda f: (f != "vae", f))
     lines = []
     for name, chosen in SETS.items():
@@ -102,15 +103,25 @@ def overview(rows: Sequence[Row], root: Path) -> str:
                 rest = "; ".join(str(x[1 if rate == "far" else 2]) for x in some)
                 lines.append([f"{title}, {label} %", *cells, "-", *peers, rest])
             lines.append(
-                [f"{title}, AUROC of a file", *(_cell(mine.get(f), every) for f in families), "-", *peers, "-"]
+                [f"{title}, AUROC of a file", *(_cell(mine.get(f), len(done)) for f in families), "-", *peers, "-"]
             )
             continue
         known = [percent(peer(root, name, done, method)) for method in PEERS]
-        best = "; ".join(f"{who} {value}" for who, value in list(published.AUROC.get(name, {}).items())[:2])
+        best = "; ".join(f"{who} {value}" for who, value in list(published.AUROC.get(name, {}).items())[:most])
         cells = [_cell(mine.get(f), len(done)) for f in families]
         lines.append([title, *cells, f">= {percent(chosen.reach)}", *known, best or "-"])
     head = ["AUROC %", *families, "must reach", *(f"PyOD {p}" for p in PEERS), "published"]
-    return grid(head, lines)
+    return grid(head, lines) if most else grid(head[:-1], [line[:-1] for line in lines])
+
+
+def others(rows: Sequence[Row]) -> str:
+    """Published figures of the sets that were measured."""
+    measured = {r["set"] for r in rows}
+    chosen = {name: methods for name, methods in published.AUROC.items() if name in measured}
+    return grid(
+        ["published", "method", "AUROC %"],
+        [[SETS[name].title, who, value] for name, methods in chosen.items() for who, value in methods.items()],
+    )
 
 
 def _cell(rows: Sequence[Row] | None, wanted: int) -> str:
