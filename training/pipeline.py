@@ -129,7 +129,7 @@ def run(request: Request, watch: Watch | None = None) -> Made:
         watch.stage("Exporting and calibrating")
         fuse(family, samples, parted)
         graphs = export(family)
-        calibration = _calibration(graphs[SCORE], samples, parted)
+        calibration, evidence = _calibration(graphs[SCORE], samples, parted)
         alpha, decision = _default(calibration, request.alpha, note)
         proof = gate(
             family,
@@ -155,6 +155,8 @@ def run(request: Request, watch: Watch | None = None) -> Made:
             decision=decision,
             training=training,
             notes=tuple(notes),
+            log_jacobian=family.log_jacobian(),
+            evidence=evidence,
         )
         files = {
             **graphs,
@@ -206,7 +208,8 @@ def evidence_of(graph: Graph, samples: Samples, chosen: NDArray[np.int64]) -> di
     return {t: np.concatenate(v) if v else np.empty(0) for t, v in columns.items()}
 
 
-def _calibration(graph: bytes, samples: Samples, parted: Split) -> Calibration:
+def _calibration(graph: bytes, samples: Samples, parted: Split) -> tuple[Calibration, dict[str, NDArray[np.float64]]]:
+    """The calibration, and the evidence of the calibrate split that it was made from."""
     opened = Graph(graph, samples.spec, "cpu")
     chosen = parted.calibrate
     values = evidence_of(opened, samples, chosen)
@@ -219,7 +222,7 @@ def _calibration(graph: bytes, samples: Samples, parted: Split) -> Calibration:
         # Windows that overlap are spread over the groups in proportion.
         effective = {g: max(1, groups.count(g) * parted.effective // len(chosen)) for g in set(groups)}
         effective[ALL] = parted.effective
-    return calibrate(values, groups, effective, (low, high))
+    return calibrate(values, groups, effective, (low, high)), values
 
 
 def _default(calibration: Calibration, alpha: float, note: Callable[[str], None]) -> tuple[float, Decision]:
@@ -237,7 +240,8 @@ def _default(calibration: Calibration, alpha: float, note: Callable[[str], None]
     if decision.extrapolated:
         note(
             f"At a false-alarm rate of {alpha:g} the threshold is extrapolated beyond the {group.effective} "
-            "independent clean samples held out for calibration, and verdicts say so. Add clean samples for a measured one."
+            "independent clean samples held out for calibration, and verdicts say so. Add clean samples to "
+            "measure it."
         )
     for name, one in calibration.groups.items():
         if name != ALL and alpha < smallest_alpha(one):
@@ -246,8 +250,8 @@ def _default(calibration: Calibration, alpha: float, note: Callable[[str], None]
 
 
 def _meaning(family: Family) -> dict[str, str]:
-    terms = ", ".join(family.fused)
-    return {"score": f"the fused statistic of {terms}: how improbable they are together", **family.meaning}
+    terms = " and ".join(family.fusion.terms)
+    return {"score": f"{terms} together, in clean standard deviations above the clean mean", **family.meaning}
 
 
 def _key(request: Request, spec: specs.InputSpec, digest: str) -> str:

@@ -64,13 +64,19 @@ class Family(nn.Module, ABC):
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("image", "series", "vector")  # input kinds the mathematics allows
-    meaning: ClassVar[Mapping[str, str]]  # evidence term -> what it says, for people
-    fused: ClassVar[Mapping[str, Form]]  # the terms that enter `score`, and whether through a logarithm
 
-    def __init__(self, spec: InputSpec) -> None:
+    def __init__(self, spec: InputSpec, meaning: Mapping[str, str], fused: Mapping[str, Form]) -> None:
+        """Keeps what every family has.
+
+        Args:
+            spec: what the family reads.
+            meaning: evidence term -> what it says, for people; the terms that `evidence` gives, in order.
+            fused: the terms that enter `score`, and whether through a logarithm.
+        """
         super().__init__()
         self.spec = spec
-        self.fusion = Fusion(self.fused)
+        self.meaning = dict(meaning)
+        self.fusion = Fusion(fused)
 
     @property
     @abstractmethod
@@ -120,6 +126,10 @@ class Family(nn.Module, ABC):
             Refusal: the family cannot generate.
         """
         raise Refusal(f"Family {type(self).__name__} cannot generate samples; fit a vae for that.")
+
+    def log_jacobian(self) -> float | None:
+        """Nats from a density of normalised values to one of raw values, for a sample; None where there is no such."""
+        return None
 
     @property
     def latent_size(self) -> int:
