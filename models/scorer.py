@@ -61,18 +61,21 @@ class Verdicts:
 class Graph:
     """A score graph, open on a device. Safe to call from several threads."""
 
-    def __init__(self, raw: bytes, spec: InputSpec, device: Device = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, raw: bytes, spec: InputSpec, device: Device = "auto", threads: int = 0, spin: bool = True
+    ) -> None:
         """Opens the graph.
 
         Args:
             device: `cuda` is strict; `auto` takes CUDA where it works and says when it does not.
             threads: of onnxruntime within one call; 0 leaves it to onnxruntime.
+            spin: whether its idle threads wait by spinning: a call starts sooner, other work on the cores gets less.
 
         Raises:
             Refusal: `cuda` was asked for and cannot be had.
         """
         self.spec = spec
-        self._session, self.device = open_session(raw, device, threads)
+        self._session, self.device = open_session(raw, device, threads, spin)
         names = [o.name for o in self._session.get_outputs() if o.name != "map"]
         self.terms = ["score", *(n for n in names if n != "score")]
         self._masked = "mask" in {i.name for i in self._session.get_inputs()}
@@ -99,11 +102,11 @@ class Graph:
 class Scorer:
     """A bundle open for scoring. Safe to call from several threads."""
 
-    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int = 0, spin: bool = True) -> None:
         """Opens the bundle's graph; see `Graph` for the arguments."""
         self.bundle = bundle
         self.calibration = bundle.calibration
-        self.graph = Graph(bundle.read(SCORE), bundle.spec, device, threads)
+        self.graph = Graph(bundle.read(SCORE), bundle.spec, device, threads, spin)
 
     @property
     def spec(self) -> InputSpec:
@@ -184,7 +187,9 @@ class Scorer:
                 errors.update(dict.fromkeys(chosen.tolist(), str(refusal)))
 
 
-def open_session(raw: bytes, device: Device = "auto", threads: int = 0) -> tuple[ort.InferenceSession, str]:
+def open_session(
+    raw: bytes, device: Device = "auto", threads: int = 0, spin: bool = True
+) -> tuple[ort.InferenceSession, str]:
     """An onnxruntime session from a graph's bytes, and the device it really runs on.
 
     `get_available_providers` lists CUDA on machines without a GPU, and a session that fails to get it falls back
@@ -193,8 +198,7 @@ def open_session(raw: bytes, device: Device = "auto", threads: int = 0) -> tuple
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4 if device == "auto" else 3
-    # Batches vary in size; arenas sized for the largest would never shrink.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     wanted = ["CPUExecutionProvider"]
     if device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers() and _has_gpu():
         if hasattr(ort, "preload_dlls"):

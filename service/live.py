@@ -150,7 +150,7 @@ class Live:
 
     def _load(self, resolved: Resolved) -> Served:
         try:
-            scorer = Scorer(open_bundle(resolved.path), self._wanted, self._threads)
+            scorer = Scorer(open_bundle(resolved.path), self._wanted, self._threads, spin=False)
         except NotFound as error:
             raise Damaged(
                 f"The bundle of {resolved.name} version {resolved.version} is not in VAEGIS_HOME any more; import it "
