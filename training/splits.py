@@ -2,7 +2,8 @@
 
 Samples are ordered by a seeded digest of their content, so the same data split the same way wherever they lie and
 however they are named. A series is cut into contiguous blocks with one window of rows left out between blocks of
-different splits: windows that overlap, or nearly touch, are not independent.
+different splits: windows that overlap, or nearly touch, are not independent. Items too short to be cut stay whole,
+and windows given as such, (N, T, C), are samples like any other.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ LEAST = 20  # clean samples below which nothing can be learned and held out
 CALIBRATE_SHARE, CALIBRATE_LEAST, CALIBRATE_MOST = 0.2, 99, 0.4
 VALIDATE_SHARE, VALIDATE_LEAST, VALIDATE_MOST = 0.12, 40, 0.2
 
-# Blocks of a series in order of time; each split recurs, so that slow drift reaches all three.
+# Blocks of a series in order of time; fit and calibrate recur, so that slow drift reaches both.
 LONG, MEDIUM, SHORT = "FFFCFFFCVV", "FFCCFFCCVV", "FFCCV"
 
 
@@ -45,12 +46,19 @@ def split(samples: Samples, seed: int) -> Split:
     Raises:
         Refusal: too few samples or groups.
     """
-    if isinstance(samples.spec, SeriesSpec) and samples.row is not None and samples.groups is None:
-        return _by_blocks(samples, samples.row, samples.spec.window)
     n = len(samples)
+    # Windows that all start their item were given as such: samples of their own, with nothing between them.
+    row = samples.row if samples.row is not None and samples.row.any() else None
+    window = samples.spec.window if isinstance(samples.spec, SeriesSpec) else 1
+    units: list[bytes] | None = None
+    if row is not None and samples.groups is None:
+        cut = _by_blocks(samples, row, window)
+        if cut is not None:
+            return cut
+        units = _whole_items(samples, row, window)
     if n < LEAST:
         raise Refusal(f"{n} clean samples were given; fitting needs at least {LEAST}. Add clean samples.")
-    units = _units(samples)
+    units = units or _units(samples)
     calibrate = min(max(math.ceil(CALIBRATE_SHARE * n), CALIBRATE_LEAST), math.floor(CALIBRATE_MOST * n))
     validate = min(max(math.ceil(VALIDATE_SHARE * n), VALIDATE_LEAST), math.floor(VALIDATE_MOST * n))
     wanted = [n - calibrate - validate, validate, calibrate]
@@ -63,10 +71,7 @@ def split(samples: Samples, seed: int) -> Split:
             f"The {n} clean samples form {distinct} {what} that must stay whole, too few for fit, validate and "
             "calibrate. Add clean samples from more of them."
         )
-    effective = len(last)
-    if isinstance(samples.spec, SeriesSpec) and samples.row is not None:
-        effective = _apart(samples, last, samples.row, samples.spec.window)
-    return Split(fit, held, last, effective)
+    return Split(fit, held, last, len(last) if row is None else _apart(samples, last, row, window))
 
 
 def _units(samples: Samples) -> list[bytes]:
@@ -89,42 +94,65 @@ def _units(samples: Samples) -> list[bytes]:
 
 
 def _assign(units: list[bytes], wanted: list[int], seed: int) -> NDArray[np.int8]:
-    """A side per sample: whole units, largest first, each to the side furthest from what it should hold."""
+    """A side per sample, whole units at a time.
+
+    Units stand in a seeded random order, each as long as it has samples, and two cuts part the line: a unit goes where
+    its middle lies. So a sample lands in the calibrate split equally often whether it has copies or none, on which the
+    false-alarm rate rests. Where a few large units leave a side empty, the largest are dealt out first instead.
+    """
     sizes: dict[bytes, int] = {}
     for unit in units:
         sizes[unit] = sizes.get(unit, 0) + 1
     salt = seed.to_bytes(8, "little", signed=True)
-    order = sorted(sizes, key=lambda u: (-sizes[u], hashlib.blake2b(u, digest_size=16, key=salt).digest()))
-    have = [0, 0, 0]
+    order = sorted(sizes, key=lambda u: hashlib.blake2b(u, digest_size=16, key=salt).digest())
     side: dict[bytes, int] = {}
+    done = 0
     for unit in order:
-        best = max(range(3), key=lambda s: (wanted[s] - have[s]) / max(wanted[s], 1))
-        side[unit] = best
-        have[best] += sizes[unit]
+        middle = done + sizes[unit] / 2
+        side[unit] = 2 if middle < wanted[2] else 1 if middle < wanted[2] + wanted[1] else 0
+        done += sizes[unit]
+    if len(set(side.values())) < 3:
+        have = [0, 0, 0]
+        for unit in sorted(order, key=lambda u: -sizes[u]):
+            side[unit] = max(range(3), key=lambda s: (wanted[s] - have[s]) / max(wanted[s], 1))
+            have[side[unit]] += sizes[unit]
     return np.array([side[u] for u in units], np.int8)
 
 
-def _by_blocks(samples: Samples, row: NDArray[np.int64], window: int) -> Split:
-    items = np.asarray(samples.items)
-    # Not np.unique: items keep the source's order, and there can be many windows but few items.
-    starts = [0, *(np.flatnonzero(items[1:] != items[:-1]) + 1).tolist()]
-    ends = [*starts[1:], len(items)]
-    lengths = [int(row[e - 1]) + window for e in ends]
+def _by_blocks(samples: Samples, row: NDArray[np.int64], window: int) -> Split | None:
+    """A split of series into blocks; None where the items are too short to be cut."""
+    spans = _items(samples)
+    lengths = [int(row[end - 1] - row[start]) + window for start, end in spans]
     windows = sum(length // window for length in lengths)
     enough = windows * CALIBRATE_SHARE >= CALIBRATE_LEAST
-    sides = np.full(len(items), -1, np.int8)
-    for start, end, length in zip(starts, ends, lengths, strict=True):
+    sides = np.full(len(row), -1, np.int8)
+    for (start, end), length in zip(spans, lengths, strict=True):
         pattern = (LONG if enough else MEDIUM) if length >= 10 * 4 * window else SHORT
+        at = row[start:end] - row[start]
         for side, low, high in _blocks(pattern, length, window):
-            inside = (row[start:end] >= low) & (row[start:end] + window <= high)
-            sides[start:end][inside] = side
+            sides[start:end][(at >= low) & (at + window <= high)] = side
     fit, held, last = (np.flatnonzero(sides == s) for s in range(3))
     if min(len(fit), len(held), len(last)) == 0:
-        raise Refusal(
-            f"The clean series hold {sum(lengths)} rows, too few for fit, validate and calibrate blocks with windows "
-            f"of {window} rows. Add clean rows or set a shorter --window."
-        )
+        return None
     return Split(fit, held, last, _apart(samples, last, row, window))
+
+
+def _whole_items(samples: Samples, row: NDArray[np.int64], window: int) -> list[bytes]:
+    """Many items little longer than a window stay whole; a unit per sample, equal for copies of an item."""
+    spans = _items(samples)
+    if len(spans) < LEAST:
+        rows = sum(int(row[end - 1] - row[start]) + window for start, end in spans)
+        raise Refusal(
+            f"The clean series hold {rows} rows, too few for fit, validate and calibrate blocks with windows of "
+            f"{window} rows. Add clean rows or set a shorter --window."
+        )
+    units: list[bytes] = []
+    for start, end in spans:
+        content = hashlib.blake2b(digest_size=16)
+        for i in range(start, end):
+            content.update(samples.content(i))
+        units += [content.digest()] * (end - start)
+    return units
 
 
 def _blocks(pattern: str, length: int, window: int) -> list[tuple[int, int, int]]:
