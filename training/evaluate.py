@@ -51,33 +51,33 @@ def evaluate(
     Args:
         evidence: term -> (n,), NaN where unjudged; `score` among them.
         flagged: (n,) the verdicts.
-        label: (n,) 0 = clean, 1 = anomaly.
+        label: (n,) 0 = clean, anything else = anomaly.
         classes: (n,) what kind of anomaly, where known.
         calibration_samples: independent samples the threshold was calibrated on.
 
     Raises:
         Refusal: no judged clean sample, or no judged anomaly.
     """
-    judged = np.isfinite(evidence["score"])
-    clean, bad = judged & (label == 0), judged & (label != 0)
+    judged, anomaly = np.isfinite(evidence["score"]), label != 0
+    clean, bad = judged & ~anomaly, judged & anomaly
     for chosen, what in ((clean, "clean sample (label 0)"), (bad, "anomaly (label 1)")):
         if not chosen.any():
             raise Refusal(f"The labels hold no judged {what}; evaluation needs both kinds. Check --labels.")
-    auroc = {t: float(roc_auc_score(label[judged], v[judged])) for t, v in evidence.items()}
+    auroc = {t: float(roc_auc_score(anomaly[judged], v[judged])) for t, v in evidence.items()}
     deciding = evidence[decision.decide_by]
     true, false = int((flagged & bad).sum()), int((flagged & clean).sum())
     by_class: dict[str, tuple[int, float, float]] = {}
     for name in sorted({c for c, b in zip(classes or [], bad, strict=False) if b and c}):
         chosen = bad & np.array([c == name for c in classes or []])
         both = clean | chosen
-        area = float(roc_auc_score(label[both], deciding[both]))
+        area = float(roc_auc_score(anomaly[both], deciding[both]))
         by_class[name] = (int(chosen.sum()), area, float(flagged[chosen].mean()))
     return Evaluation(
         clean=int(clean.sum()),
         anomalies=int(bad.sum()),
         unjudged=int((~judged).sum()),
         auroc=auroc,
-        average_precision=float(average_precision_score(label[judged], deciding[judged])),
+        average_precision=float(average_precision_score(anomaly[judged], deciding[judged])),
         detection_rate=true / int(bad.sum()),
         false_alarm_rate=false / int(clean.sum()),
         expected=interval(decision, calibration_samples, int(clean.sum())),
@@ -93,7 +93,7 @@ def interval(decision: Decision, n: int, m: int) -> tuple[float, float] | None:
     """
     if decision.alpha is None or decision.extrapolated:
         return None
-    k = math.floor(decision.alpha * (n + 1) + 1e-9)
+    k = min(n, math.floor(decision.alpha * (n + 1) + 1e-9))
     law = betabinom(m, k, n + 1 - k)
     outside = (1 - CONFIDENCE) / 2
     return float(law.ppf(outside)) / m, float(law.ppf(1 - outside)) / m

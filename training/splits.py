@@ -119,6 +119,13 @@ def _assign(units: list[bytes], wanted: list[int], seed: int) -> NDArray[np.int8
     return np.array([side[u] for u in units], np.int8)
 
 
+def _items(samples: Samples) -> list[tuple[int, int]]:
+    """First and end sample of each item. Not np.unique: there can be many windows but few items."""
+    items = np.asarray(samples.items)
+    starts = [0, *(np.flatnonzero(items[1:] != items[:-1]) + 1).tolist()]
+    return list(zip(starts, [*starts[1:], len(items)], strict=True))
+
+
 def _by_blocks(samples: Samples, row: NDArray[np.int64], window: int) -> Split | None:
     """A split of series into blocks; None where the items are too short to be cut."""
     spans = _items(samples)
