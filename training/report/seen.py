@@ -298,8 +298,8 @@ def _among_others(ascending: Floats, value: float) -> float:
 
 
 def _worst_term(facts: Facts, values: dict[str, float]) -> tuple[str, Literal["high", "low"]]:
-    """The term furthest out among the calibration samples, and on which side: a fused score minds both. Of terms
-    equally far out, the one furthest from the clean median in its own spread."""
+    """The term furthest out among the calibration samples, and on which side. Of terms equally far out, the one
+    furthest from the clean median in its own spread."""
     best: tuple[float, float] | None = None
     found: tuple[str, Literal["high", "low"]] = ("score", "high")
     for term, value in values.items():
