@@ -5,12 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 QUICK ?=
 export VAEGIS_QUICK = $(QUICK)
+# Threads that wait asleep: on cores shared with other work, spinning ones make torch several times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-slow check acceptance wheel clean bench-quality
+.PHONY: help setup demo serve test test-slow check acceptance wheel clean bench-quality bench-calibration bench-speed
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv with every package pinned by constraints.txt
 
@@ -48,8 +51,14 @@ acceptance: $(STAMP) ## the black-box tests beside this checkout, where they are
 	@if test -d ../shared/acceptance; then $(BIN)/python -m pytest ../shared/acceptance -q; \
 	else echo "There is no ../shared/acceptance beside this checkout; nothing to run."; fi
 
-bench-quality: $(STAMP) ## detection quality on the data sets in ../shared/data (QUICK=1: a few minutes' panel)
+bench-quality: $(STAMP) ## detection quality on the data sets in ../shared/data (QUICK=1: the small panel)
 	$(BIN)/python -m tests.bench.quality $(if $(QUICK),--panel small --families vae)
+
+bench-calibration: $(STAMP) ## false alarms and p-values against truth on the same data
+	$(BIN)/python -m tests.bench.calibration $(if $(QUICK),--panel small)
+
+bench-speed: $(STAMP) ## fit time, scoring against bare onnxruntime, memory
+	$(BIN)/python -m tests.bench.speed
 
 wheel: $(STAMP) ## dist/*.whl
 	$(BIN)/python -m build --wheel

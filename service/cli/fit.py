@@ -161,8 +161,14 @@ def fit(
 
 
 def need_training() -> None:
-    """Says plainly when only the service is installed."""
+    """Says plainly when only the service is installed; to be called before torch is imported."""
+    import os
     from importlib.util import find_spec
+
+    # torch's threads wait for each other by spinning, which on cores shared with other work made fits 8 times slower;
+    # waiting asleep costs next to nothing on idle ones. libgomp reads this when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
     for module in ("torch", "lightning_fabric", "onnxscript", "safetensors", "sklearn", "matplotlib"):
         if find_spec(module) is None:
