@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
 demo: $(STAMP) ## fit, serve, score and report on real and simulated data, in about two minutes
-	$(BIN)/vaegis demo
+	VAEGIS_HOME=$${VAEGIS_HOME:-.vaegis} $(BIN)/vaegis demo
 
 serve: $(STAMP) ## the service with the demo's models, on http://127.0.0.1:8000
 	VAEGIS_HOME=$${VAEGIS_HOME:-.vaegis} $(BIN)/vaegis demo --models-only

@@ -97,12 +97,15 @@ def _pumps(data: Path) -> NDArray[np.float64]:
 
 
 def _pump(rows: int, seed: int) -> NDArray[np.float64]:
+    """A pump that has run for a while: its temperature follows the speed of the last half minute."""
     rng = np.random.default_rng(seed)
-    t = np.arange(rows)
-    speed = 50 + 5 * np.sin(t / 40) + rng.normal(0, 0.3, rows)
+    before = 30
+    t = np.arange(-before, rows)
+    speed = 50 + 5 * np.sin(t / 40) + rng.normal(0, 0.3, len(t))
+    warmth = np.convolve(speed - 50, np.ones(before) / before, "valid")[1:]
+    speed = speed[before:]
     pressure = 0.04 * speed**1.2 + rng.normal(0, 0.05, rows)
     flow = 0.6 * speed + rng.normal(0, 0.3, rows)
-    warmth = np.convolve(np.r_[np.full(30, speed[0] - 50), speed - 50], np.ones(30) / 30, "full")[30 : 30 + rows]
     return np.stack([speed, pressure, flow, 40 + warmth + rng.normal(0, 0.1, rows)], axis=1)
 
 
