@@ -77,7 +77,10 @@ def load(
     if state.key != key:
         raise Refusal("The interrupted fit had other data or options; run without --resume to start anew.")
     state.best = float(state.best)
-    family.load_state_dict(_under(tensors, "weights."))
+    try:
+        family.load_state_dict(_under(tensors, "weights."))
+    except RuntimeError as error:  # the same command, but a version that builds another network from it
+        raise Refusal(f"The checkpoint {path.name} cannot be read (other weights); run without --resume.") from error
     for player, optimiser in optimisers.items():
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under(tensors, f"moments.{player}.").items():

@@ -132,6 +132,11 @@ def fit(
             steps = state.step - int(history[-1]["step"] if history else 0)
             history.append({"step": state.step, **{k: v / steps for k, v in sums.items()}, "validate": held})
             sums = {}
+            if not math.isfinite(held):
+                raise Refusal(
+                    f"The validation loss became {held} at step {state.step}. Fit with a smaller learning rate or look "
+                    "for extreme values in the clean data."
+                )
             if held < state.best:
                 state.best, state.best_step, state.waited, best = held, state.step, 0, weights(family)
             else:
