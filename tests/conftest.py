@@ -1,6 +1,10 @@
 """Toy sources and toy models that several folders share: each model is fitted once a session, in seconds."""
 
 import functools
+import os
+
+# Threads that wait by spinning make a fit of a tiny network many times slower on cores that others use too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest

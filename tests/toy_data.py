@@ -66,7 +66,7 @@ def defective(kind, n):
     x = clean(kind, n, seed=2).copy()
     match kind:
         case "image":
-            x[:, 3:9, 3:9] = 255 - x[:, 3:9, 3:9]
+            x[:, 3:13, 3:13] = 255 - x[:, 3:13, 3:13]
         case "series":
             x[:, WINDOW // 2 :, 1] += 10.0
         case _:

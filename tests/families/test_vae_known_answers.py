@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
 from scipy.stats import multivariate_normal
+from sklearn.mixture import GaussianMixture
 from torch import distributions as law
 from torch import nn
 from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
@@ -14,7 +15,7 @@ from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 from models.errors import Refusal
 from models.families import Progress
 from models.families.layers import from_channels, smooth, to_channels
-from models.families.vae import RIDGE, VAE
+from models.families.vae import RIDGE, TABLE_RIDGE, VAE
 from models.spec import VectorSpec
 
 
@@ -82,7 +83,35 @@ def test_latent_distance_is_mahalanobis(case):
     mean = family.encode(x)[0].double().numpy()
     inverse = np.linalg.inv(np.cov(mean, rowvar=False, bias=True) + RIDGE * np.eye(4))
     expected = [mahalanobis(m, mean.mean(0), inverse) for m in mean]
-    assert family.evidence(x).terms["latent_distance"].numpy() == pytest.approx(expected, rel=1e-3)
+    found = family.evidence(x).terms
+    assert found["latent_distance"].numpy() == pytest.approx(expected, rel=1e-3)
+    used = int((family.clusters.constants > -1e29).sum())
+    known = GaussianMixture(used, reg_covar=RIDGE, random_state=0).fit(mean)
+    assert found["latent_density"].numpy() == pytest.approx(-known.score_samples(mean), rel=1e-3, abs=1e-3)
+
+
+@torch.no_grad()
+def test_tables_have_distances_of_values_and_of_residuals():
+    x = torch.from_numpy(clean("vector", 150))
+    family = started(VECTORS, x.numpy())
+    found = family.evidence(x).terms
+    rebuilt = family.decode(family.encode(x)[0])
+    y = ((x - family.centre) / family.scale).double().numpy()
+    for term, values in (("input_distance", y), ("residual_distance", ((x - rebuilt) / family.scale).double().numpy())):
+        inverse = np.linalg.inv(np.cov(values, rowvar=False, bias=True) + TABLE_RIDGE * np.eye(6))
+        expected = [mahalanobis(v, values.mean(0), inverse) for v in values]
+        assert found[term].numpy() == pytest.approx(expected, rel=5e-3)
+
+
+def test_the_log_jacobian_takes_densities_to_raw_units():
+    # log p(x) = log p(y) - sum log scale, here of one value twice as wide and one three times.
+    family = VAE(VectorSpec(("a", "b")), width=4, latent=2)
+    family.scale.copy_(torch.tensor([2.0, 3.0]))
+    assert family.log_jacobian() == pytest.approx(math.log(6))
+    wide = VAE(SERIES, width=4, latent=2)
+    wide.scale.fill_(2.0)
+    assert wide.log_jacobian() == pytest.approx(3 * 16 * math.log(2))
+    assert VAE(IMAGES, width=4, likelihood="bernoulli").log_jacobian() is None
 
 
 @torch.no_grad()
