@@ -1,0 +1,98 @@
+"""Families small enough to follow by hand."""
+
+import torch
+from torch import nn
+
+from models.families import Evidence, Family, Recipe
+
+
+class Level(Family):
+    """One number p that follows the mean of the samples: loss (p - mean x)^2; evidence (x - p)^2."""
+
+    def __init__(self, spec, *, patience=50, rate=0.02):
+        super().__init__(spec, {"away": "squared distance from the level"}, {"away": "log"})
+        self.patience, self.rate = patience, rate
+        self.p = nn.Parameter(torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(()))
+        self.calls = []
+
+    @property
+    def recipe(self):
+        return Recipe(steps=400, batch=16, rate=self.rate, decay=0.0, patience=self.patience)
+
+    def start(self, batches):
+        self.calls.append("start")
+
+    def players(self):
+        return {"level": self}
+
+    def loss(self, x, player, at):
+        away = (self.p - x.mean()) ** 2
+        return {"total": away, "level": self.p.detach()}
+
+    def finish(self, batches):
+        self.calls.append("finish")
+        self.seen.fill_(sum(len(x) for x in batches()))
+
+    def evidence(self, x):
+        heat = (x - self.p) ** 2
+        return Evidence({"away": heat.mean(1)}, heat)
+
+
+class Slope(Level):
+    """A loss whose gradient is always 1, so that AdamW moves p by exactly the learning rate."""
+
+    def loss(self, x, player, at):
+        return {"total": self.p + 0 * x.mean()}
+
+
+class Stuck(Level):
+    """A loss that never changes."""
+
+    def loss(self, x, player, at):
+        return {"total": 0 * self.p + 1.0}
+
+
+class Broken(Level):
+    """A term that is no number from step 3 on."""
+
+    def loss(self, x, player, at):
+        bad = torch.tensor(float("nan") if at.step >= 3 and torch.is_grad_enabled() else 1.0)
+        return {"total": (self.p - x.mean()) ** 2, "penalty": bad}
+
+
+class BlindToCleanSamples(Level):
+    """A loss that is a number on what it learns from, and none on what it is validated on."""
+
+    def loss(self, x, player, at):
+        held = torch.tensor(float("nan") if not torch.is_grad_enabled() else 0.0)
+        return {"total": (self.p - x.mean()) ** 2 + held}
+
+
+class Duel(Level):
+    """Two players with a number each, whose losses touch both numbers."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.one, self.two = (
+            nn.ParameterList([nn.Parameter(torch.zeros(()))]),
+            nn.ParameterList([nn.Parameter(torch.zeros(()))]),
+        )
+        del self.p
+
+    def players(self):
+        return {"one": self.one, "two": self.two}
+
+    def loss(self, x, player, at):
+        a, b = self.one[0], self.two[0]
+        return {"total": (a + b) if player == "one" else -(a + b)}
+
+    def evidence(self, x):
+        return Evidence({"away": x.mean(1)}, x)
+
+
+class Statistic(Level):
+    """Nothing to learn after a first look."""
+
+    def players(self):
+        return {}
