@@ -209,7 +209,7 @@ def _row_spec(source: ArrayFile | TableFiles, options: InputOptions) -> tuple[Ro
                 f"--window {options.window}: {source.path.name} holds windows of {window} rows already; leave it out."
             )
     else:
-        window = options.window or default_window(min(lengths))
+        window = options.window or default_window(lengths)
         if window > max(lengths):
             raise Refusal(
                 f"No item of {source.path.name} is as long as one window of {window} rows (the longest has "
@@ -225,9 +225,13 @@ def _row_spec(source: ArrayFile | TableFiles, options: InputOptions) -> tuple[Ro
     return SeriesSpec(columns, window, options.stride, stamp, options.missing, options.invariances, by), notes
 
 
-def default_window(rows: int) -> int:
-    """Rows per window for a shortest item of `rows` rows."""
-    return 64 if rows >= 1000 else 32 if rows >= 300 else max(8, rows // 10)
+def default_window(lengths: Sequence[int]) -> int:
+    """Rows per window for items of these lengths.
+
+    Longer windows see more, but calibration counts windows that lie side by side: about 40 of them should fit into the
+    two fifths of the rows that may be held out.
+    """
+    return max(4, min(64, sum(lengths) // 100, min(lengths) // 5))
 
 
 def _first_readable(source: TableFiles) -> str:

@@ -124,9 +124,12 @@ def test_window_starts(rows, window, stride, starts):
     assert window_starts(rows, window, stride).tolist() == starts
 
 
-@pytest.mark.parametrize(("rows", "window"), [(1000, 64), (999, 32), (300, 32), (299, 29), (50, 8)])
-def test_default_windows(rows, window):
-    assert default_window(rows) == window
+@pytest.mark.parametrize(
+    ("lengths", "window"),
+    [([20_000], 64), ([6400], 64), ([4000], 40), ([400], 4), ([50], 4), ([2000] * 10, 64), ([100] * 50, 20)],
+)
+def test_default_windows(lengths, window):
+    assert default_window(lengths) == window
 
 
 def test_csv_parquet_and_array_give_the_same_blocks_and_digest(tmp_path):
@@ -135,7 +138,7 @@ def test_csv_parquet_and_array_give_the_same_blocks_and_digest(tmp_path):
     csv(tmp_path / "a.csv", values, stamps=stamps, sep=";")
     pq.write_table(pa.table({"flow": values[:, 1], "speed": values[:, 0]}), tmp_path / "b.parquet", row_group_size=100)
     np.save(tmp_path / "c.npy", values)
-    spec, notes = infer_spec(opened(tmp_path / "a.csv"), InputOptions())
+    spec, notes = infer_spec(opened(tmp_path / "a.csv"), InputOptions(window=32))
     assert spec == SeriesSpec(("speed", "flow"), 32, timestamp="timestamp")
     assert "'timestamp'" in notes[0]
     digests = set()
