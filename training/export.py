@@ -164,14 +164,12 @@ def gate(
     graph: bytes,
     take: Callable[[NDArray[np.int64]], NDArray[np.generic]],
     parts: NDArray[np.int64],
-    threshold: Callable[[NDArray[np.float64]], float],
 ) -> Gate:
     """Proves over the whole calibration set that the graph repeats the fitted family.
 
     Args:
         take: part numbers -> raw parts.
         parts: the calibration set.
-        threshold: calibration scores -> the threshold by which decisions are compared.
 
     Raises:
         Refusal: naming the worst sample and term; no bundle may be written.
@@ -196,24 +194,26 @@ def gate(
             raise Refusal("The exported graph gave two answers to one batch; no bundle was written.")
         single += [run(x[j : j + 1]) for j in range(len(x))]
     expected, got, alone = np.concatenate(ours), np.concatenate(full), np.concatenate(single)
+    unsound = np.argwhere(~np.isfinite([expected, got, alone]).all(axis=0))
+    if len(unsound):
+        raise Refusal(_differs(terms, int(unsound[0, 0]), int(unsound[0, 1]), got, "torch", expected))
     spread = np.subtract(*np.percentile(got, [75, 25], axis=0))
+    # A decision can differ only for a sample that lies nearer the threshold than this.
     allowed = TOLERANCE * np.maximum(np.maximum(np.abs(expected), spread), 1e-30)
     shares = []
     for what, other in (("torch", expected), ("a batch of one", alone)):
-        share = np.where(np.isfinite(got), np.abs(got - other) / allowed, np.inf)
+        share = np.abs(got - other) / allowed
         worst, column = np.unravel_index(int(np.argmax(share)), share.shape)
         if share[worst, column] > 1:
-            raise Refusal(
-                f"The export gate failed: on calibration sample {worst} the graph gives {terms[column]} "
-                f"{got[worst, column]:.6g} where {what} gives {other[worst, column]:.6g}. No bundle was written."
-            )
-        limit = threshold(got[:, 0])
-        clear = np.abs(got[:, 0] - limit) > allowed[:, 0]
-        flips = np.flatnonzero(((got[:, 0] > limit) != (other[:, 0] > limit)) & clear)
-        if len(flips):
-            raise Refusal(
-                f"The export gate failed: calibration sample {flips[0]} is judged otherwise by {what}. No bundle was "
-                "written."
-            )
+            raise Refusal(_differs(terms, int(worst), int(column), got, what, other))
         shares.append(float(share[worst, column]))
     return Gate(torch=shares[0], batch=shares[1], samples=len(parts))
+
+
+def _differs(
+    terms: list[str], sample: int, term: int, got: NDArray[np.float64], what: str, other: NDArray[np.float64]
+) -> str:
+    return (
+        f"The export gate failed: on calibration sample {sample} the graph gives {terms[term]} "
+        f"{got[sample, term]:.6g} where {what} gives {other[sample, term]:.6g}. No bundle was written."
+    )

@@ -131,13 +131,7 @@ def run(request: Request, watch: Watch | None = None) -> Made:
         graphs = export(family)
         calibration, evidence = _calibration(graphs[SCORE], samples, parted)
         alpha, decision = _default(calibration, request.alpha, note)
-        proof = gate(
-            family,
-            graphs[SCORE],
-            samples.take,
-            parts_of(samples, parted.calibrate),
-            lambda scores: float(np.quantile(scores, 1 - alpha)),
-        )
+        proof = gate(family, graphs[SCORE], samples.take, parts_of(samples, parted.calibrate))
         watch.stage("Writing the report")
         arguments = family.arguments()
         training = _training(request, samples, parted, fitted, proof)
