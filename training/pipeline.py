@@ -108,6 +108,8 @@ def run(request: Request, watch: Watch | None = None) -> Made:
     # Built once before the data are spooled, so that a wrong argument is answered at once; and under the seed.
     torch.manual_seed(request.options.seed)
     family = make(FAMILIES, request.family, spec, request.arguments)
+    for text in family.notes():
+        note(text)
     roi = inputs.read_roi(request.shaping.roi) if request.shaping.roi is not None else None
     with tempfile.TemporaryDirectory(prefix="vaegis-fit-") as folder:
         samples = inputs.load(source, spec, Path(folder), roi=roi, progress=watch.read)

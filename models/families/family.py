@@ -127,6 +127,10 @@ class Family(nn.Module, ABC):
         """
         raise Refusal(f"Family {type(self).__name__} cannot generate samples; fit a vae for that.")
 
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on choices that a user should know of before the fit."""
+        return ()
+
     def log_jacobian(self) -> float | None:
         """Nats from a density of normalised values to one of raw values, for a sample; None where there is no such."""
         return None

@@ -151,6 +151,23 @@ def decoder_for(spec: InputSpec, inputs: int, per_value: int, width: int, output
     return MLP(inputs, outputs or channels * per_value, width)
 
 
+def shrink(x: Tensor, factor: int) -> Tensor:
+    """(B, C, H, W) averaged over squares of `factor` pixels; the border is repeated where it does not divide."""
+    if factor == 1:
+        return x
+    high, wide = -x.shape[2] % factor, -x.shape[3] % factor
+    x = functional.pad(x, (0, wide, 0, high), mode="replicate") if high or wide else x
+    return functional.avg_pool2d(x, factor)
+
+
+def enlarge(x: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
+    """(B, C, h, w) back to (B, C, *size), between the averages by straight lines."""
+    if factor == 1:
+        return x
+    shape = (x.shape[2] * factor, x.shape[3] * factor)
+    return functional.interpolate(x, size=shape, mode="bilinear", align_corners=False)[:, :, : size[0], : size[1]]
+
+
 def smooth(x: Tensor, spec: InputSpec) -> Tensor:
     """A small binomial blur of a map (B, ...) along space or time: single-value noise is not a defect."""
     match spec:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,7 +36,16 @@ from models.errors import Refusal
 from models.families.densities import Gaussian, Mixture
 from models.families.family import Batches, Evidence, Family, Progress, Recipe
 from models.families.fusion import Form
-from models.families.layers import decoder_for, encoder_for, from_channels, inner_shape, smooth, to_channels
+from models.families.layers import (
+    decoder_for,
+    encoder_for,
+    enlarge,
+    from_channels,
+    inner_shape,
+    shrink,
+    smooth,
+    to_channels,
+)
 from models.families.likelihoods import Bernoulli, LocationScale, Table, likelihood_for
 from models.spec import ImageSpec, InputSpec, SeriesSpec
 
@@ -82,6 +92,7 @@ class VAE(Family):
         variance: str = "feature",
         sigma: float = 1.0,
         noises: int = 2,
+        resolution: int = 64,
     ) -> None:
         """Builds the networks.
 
@@ -95,13 +106,20 @@ class VAE(Family):
             variance: of gaussian and laplace: fixed (sigma), feature (learned per value) or predicted by the decoder.
             sigma: fixed or starting standard deviation, in units of clean variation.
             noises: K, even.
+            resolution: pixels of an image's longer side that the networks see, at most; larger images are averaged
+                down inside the graph by a whole factor. 0 averages none.
 
         Raises:
             Refusal: an argument out of its range.
         """
         tabular = spec.kind == "vector" and spec.shape[0] <= TABLE_MOST
         super().__init__(spec, MEANING | (TABLE_MEANING if tabular else {}), TABLE_FUSED if tabular else FUSED)
-        shape = inner_shape(spec)
+        _in_range("resolution", resolution, 0, 512)
+        self.resolution = resolution
+        self.factor = _factor(spec, resolution)
+        # What the networks see: the spec, but for larger images averaged down.
+        self.inner = _averaged(spec, self.factor)
+        shape = inner_shape(self.inner)
         _in_range("latent", latent, 0, 4096)
         _in_range("width", width, 0, 4096)
         _in_range("beta", beta, 0, math.inf)
@@ -113,11 +131,11 @@ class VAE(Family):
         self.width = width or {"image": 16, "series": 32, "vector": 128}[spec.kind]
         self.beta, self.warmup, self.free_bits = beta, warmup, free_bits
         self.likelihood, self.variance, self.sigma, self.noises = likelihood, variance, sigma, noises
-        self.distribution = likelihood_for(spec, shape, likelihood, variance, sigma)
+        self.distribution = likelihood_for(self.inner, shape, likelihood, variance, sigma)
         total = self.distribution.total if isinstance(self.distribution, Table) else 0
         extra = shape[0] if spec.missing == "allow" else 0
-        self.encoder = encoder_for(spec, 2 * self.latent, self.width, extra)
-        self.decoder = decoder_for(spec, self.latent, self.distribution.outputs, self.width, total)
+        self.encoder = encoder_for(self.inner, 2 * self.latent, self.width, extra)
+        self.decoder = decoder_for(self.inner, self.latent, self.distribution.outputs, self.width, total)
         per_channel = (shape[0],) + (1,) * (len(shape) - 1)
         self.register_buffer("centre", torch.zeros(per_channel))
         self.register_buffer("scale", torch.ones(per_channel))
@@ -136,14 +154,23 @@ class VAE(Family):
 
     @property
     def recipe(self) -> Recipe:
-        match self.spec:
+        match self.inner:
             case ImageSpec():
-                big = self.spec.height * self.spec.width > 64 * 64
-                return Recipe(steps=1500, batch=32 if big else 128, rate=2e-3)
+                big = self.inner.height * self.inner.width > 64 * 64
+                return Recipe(steps=1200, batch=32 if big else 128, rate=2e-3)
             case SeriesSpec():
                 return Recipe(steps=2000, batch=128, rate=2e-3)
             case _:
                 return Recipe(steps=3000, batch=128, rate=2e-3)
+
+    def notes(self) -> tuple[str, ...]:
+        if self.factor == 1:
+            return ()
+        side = self.factor
+        return (
+            f"Squares of {side}x{side} pixels are averaged before the networks see an image, so a defect of a pixel or "
+            "two may be lost. For fine defects take --set resolution=0, or cut the images by --tile.",
+        )
 
     def start(self, batches: Batches) -> None:
         """Mean and spread of each channel or column over the fit split."""
@@ -153,7 +180,7 @@ class VAE(Family):
         table = self.distribution if isinstance(self.distribution, Table) else None
         rest, plain = (table.rest, table.plain) if table is not None else (self.distribution, slice(None))
         for batch in batches():
-            x = to_channels(batch, self.spec).double()
+            x = self._seen(batch).double()
             if table is not None:
                 table.check(x)
             axes = (0, *range(2, x.dim()))
@@ -237,16 +264,19 @@ class VAE(Family):
             out = self.decoder(mean + spread * self.noise[k])
             nats = nats - (self.distribution.log_prob(y, raw, out) * seen).flatten(1).sum(1)
         kl = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(1)
-        heat = from_channels(error / self.residual, self.spec)
+        heat = from_channels(error / self.residual, self.inner)
+        if isinstance(self.inner, ImageSpec):
+            heat = smooth(heat.mean(-1), self.inner)
+        peak = heat.flatten(1).amax(1)
         if isinstance(self.spec, ImageSpec):
-            heat = smooth(heat.mean(-1), self.spec)
+            heat = enlarge(heat[:, None], self.factor, (self.spec.height, self.spec.width))[:, 0]
         terms = {
             "reconstruction_error": error.flatten(1).sum(1) / observed,
             "negative_elbo": nats / self.noises / share + kl,
             "kl": kl,
             "latent_distance": self.latents.distance(mean),
             "latent_density": self.clusters.density(mean),
-            "map_peak": heat.flatten(1).amax(1),
+            "map_peak": peak,
         }
         if self.residuals is not None and self.inputs is not None:
             # Missing values stand at the mean with no residual: they add no distance.
@@ -255,7 +285,7 @@ class VAE(Family):
         return Evidence(terms, heat)
 
     def log_jacobian(self) -> float | None:
-        if not isinstance(self.distribution, LocationScale):
+        if not isinstance(self.distribution, LocationScale) or self.factor > 1:
             return None
         return float(self.scale.double().log().expand(self.residual.shape).sum())
 
@@ -265,15 +295,23 @@ class VAE(Family):
 
     def decode(self, z: Tensor) -> Tensor:
         mean = self.distribution.mean(self.decoder(z))
-        return from_channels(mean * self.scale + self.centre, self.spec)
+        values = mean * self.scale + self.centre
+        if isinstance(self.spec, ImageSpec):
+            values = enlarge(values, self.factor, (self.spec.height, self.spec.width))
+        return from_channels(values, self.spec)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         z = torch.randn(n, self.latent, generator=generator, device=generator.device)
         return self.decode(z.to(self.centre.device))
 
+    def _seen(self, x: Tensor) -> Tensor:
+        """Raw (B, *shape) -> raw as the networks see it, channels first."""
+        raw = to_channels(x, self.spec)
+        return shrink(raw, self.factor) if self.factor > 1 else raw
+
     def _values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Raw (B, *shape) -> raw, normalised and observed (1 or 0), channels first; missing values at the mean."""
-        raw = to_channels(x, self.spec)
+        raw = self._seen(x)
         if self.spec.missing == "allow":
             seen = (~raw.isnan()).to(raw.dtype)
             raw = torch.where(raw.isnan(), self.centre.expand_as(raw), raw)
@@ -297,6 +335,19 @@ def _default_latent(spec: InputSpec) -> int:
             return max(4, min(16, 2 * len(spec.columns)))
         case _:
             return max(2, min(32, len(spec.columns) // 2))
+
+
+def _factor(spec: InputSpec, resolution: int) -> int:
+    """Pixels of an image that one pixel of the networks' input stands for, along each side."""
+    if not isinstance(spec, ImageSpec) or not resolution:
+        return 1
+    return math.ceil(max(spec.height, spec.width) / max(resolution, 16))
+
+
+def _averaged(spec: InputSpec, factor: int) -> InputSpec:
+    if not isinstance(spec, ImageSpec) or factor == 1:
+        return spec
+    return replace(spec, height=math.ceil(spec.height / factor), width=math.ceil(spec.width / factor))
 
 
 def _in_range(name: str, value: Any, low: float, high: float) -> None:
