@@ -79,7 +79,7 @@ def _strangest(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
         "<div class=wide><table><thead><tr><th></th><th>item</th><th>index</th><th>score</th>"
         f"<th>p-value</th><th>least usual evidence</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         f"<p class=small>p-value: rank among the {held.of} calibration {many}. {apart}Evidence "
-        "marked low is unusually low: the score minds both sides. They are pictured next.</p></section>"
+        "marked low is unusually low, which the score does not charge. They are pictured next.</p></section>"
     )
 
 
