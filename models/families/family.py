@@ -172,6 +172,8 @@ def make(table: Mapping[str, type[Family]], name: str, spec: InputSpec, argument
         head, dot, tail = key.partition(".")
         if head not in known:
             raise Refusal(f"Family {name} has no argument {head!r}; its arguments are {', '.join(known)}.")
+        if dot and not isinstance(known[head].default, str):
+            raise Refusal(f"Argument {head} of family {name} takes one value, not one per column; write {head}=VALUE.")
         if dot:
             base = given.get(head, known[head].default)
             mapping = dict(base) if isinstance(base, Mapping) else {"": base}
