@@ -246,7 +246,7 @@ def _default(calibration: Calibration, alpha: float, note: Callable[[str], None]
 
 
 def _meaning(family: Family) -> dict[str, str]:
-    terms = " and ".join(family.fusion.terms)
+    terms = ", ".join(family.fusion.terms)
     return {"score": f"{terms} together, in clean standard deviations above the clean mean", **family.meaning}
 
 

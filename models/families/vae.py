@@ -67,7 +67,12 @@ TABLE_MEANING = {
     "residual_distance": "Mahalanobis distance of what the reconstruction leaves over from clean residuals",
     "input_distance": "Mahalanobis distance of the values themselves from clean ones (Hotelling's T2)",
 }
-FUSED: dict[str, Form] = {"reconstruction_error": "log", "latent_density": "linear"}
+FUSED: dict[str, Form] = {
+    "reconstruction_error": "log",
+    "negative_elbo": "linear",
+    "latent_density": "linear",
+    "map_peak": "log",
+}
 TABLE_FUSED: dict[str, Form] = {"residual_distance": "log", "input_distance": "log"}
 
 
