@@ -15,6 +15,7 @@ from models.errors import Conflict
 from models.maps import to_png
 from models.scorer import Verdicts
 from models.spec import ImageSpec
+from service.scorefile import writing
 
 
 class MapFiles:
@@ -25,10 +26,12 @@ class MapFiles:
 
         Raises:
             Conflict: `folder` is a file.
+            Refusal: it cannot be made.
         """
         if folder.exists() and not folder.is_dir():
             raise Conflict(f"--maps {folder} is a file; name a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(f"--maps {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._spec, self._scale = folder, bundle.spec, bundle.calibration.map_range
         self._table: Any = None
         if not isinstance(self._spec, ImageSpec):
@@ -37,7 +40,15 @@ class MapFiles:
             self._table = pq.ParquetWriter(folder / "maps.parquet", self._schema)
 
     def write(self, verdicts: Verdicts) -> None:
-        """Writes the maps of a block; what is unjudged has none."""
+        """Writes the maps of a block; what is unjudged has none.
+
+        Raises:
+            Refusal: the disk is full.
+        """
+        with writing(f"--maps {self._folder}"):
+            self._write(verdicts)
+
+    def _write(self, verdicts: Verdicts) -> None:
         assert verdicts.maps is not None
         block = verdicts.block
         shown = [i for i, m in enumerate(verdicts.maps) if m is not None]

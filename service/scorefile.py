@@ -6,7 +6,8 @@ Written aside and renamed when whole, so that a file that is there is complete.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -68,6 +69,15 @@ def table(verdicts: Verdicts, form: pa.Schema) -> pa.Table:
     return pa.table([columns[name] for name in form.names], schema=form)
 
 
+@contextmanager
+def writing(named: str) -> Iterator[None]:
+    """Says in a sentence why what the user named, such as `--out FILE`, cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise Refusal(f"{named} cannot be written: {error.strerror}. Name another place or free space.") from error
+
+
 class ScoreFile:
     """Takes verdicts block by block; use as a context manager."""
 
@@ -75,17 +85,18 @@ class ScoreFile:
         """Opens a file beside `path`.
 
         Raises:
-            Refusal: an ending that is none of the three forms.
+            Refusal: an ending that is none of the three forms; a place that cannot be written.
             Conflict: `path` is a folder.
         """
         if path.suffix not in FORMS:
             raise Refusal(f"--out {path.name} ends in {path.suffix or 'nothing'}; name a {', '.join(FORMS)} file.")
         if path.is_dir():
             raise Conflict(f"--out {path} is a folder; name a file.")
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._aside = path, path.with_name(f".{path.name}.partial")
         self._schema = schema(terms)
-        self._handle = open(self._aside, "wb")  # noqa: SIM115 (closed in __exit__)
+        with writing(f"--out {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = open(self._aside, "wb")  # noqa: SIM115 (closed in __exit__)
         self._writer: Any = None
         if path.suffix == ".parquet":
             self._writer = pq.ParquetWriter(self._handle, self._schema)
@@ -93,26 +104,31 @@ class ScoreFile:
             self._writer = pa_csv.CSVWriter(self._handle, self._schema)
 
     def write(self, verdicts: Verdicts) -> None:
-        """Appends a block's rows."""
+        """Appends a block's rows.
+
+        Raises:
+            Refusal: the disk is full.
+        """
         rows = table(verdicts, self._schema)
-        if self._writer is not None:
-            self._writer.write_table(rows)
-            return
-        for row in rows.to_pylist():
-            self._handle.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+        with writing(f"--out {self._path}"):
+            if self._writer is not None:
+                self._writer.write_table(rows)
+                return
+            for row in rows.to_pylist():
+                self._handle.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         try:
-            if self._writer is not None:
-                self._writer.close()
-            self._handle.flush()
-            os.fsync(self._handle.fileno())
+            with writing(f"--out {self._path}"), self._handle:
+                if kind is not None:
+                    return
+                if self._writer is not None:
+                    self._writer.close()
+                self._handle.flush()
+                os.fsync(self._handle.fileno())
+                os.replace(self._aside, self._path)
         finally:
-            self._handle.close()
-        if kind is None:
-            os.replace(self._aside, self._path)
-        else:
             self._aside.unlink(missing_ok=True)

@@ -60,6 +60,8 @@ def score(
     """
     from rich.console import Console
 
+    if maps is not None and maps.resolve() == source.resolve():
+        raise Refusal(f"--maps {maps} is SOURCE itself, whose images the maps would replace; name another folder.")
     scorer, decision, blocks = judged(
         source, shared.bundle_for(model, bundle), alpha, threshold, decide_by, group, device,
         shared.reading(kind, key, columns, exclude, timestamp, sep, rows), maps is not None,
