@@ -53,6 +53,7 @@ def evaluate(
     from models.sources import open_source, read_labels
     from service.cli.fit import need_training
     from service.cli.score import judged, watched
+    from service.scorefile import writing
 
     need_training()
     from training.evaluate import evaluate as compare
@@ -92,7 +93,8 @@ def evaluate(
         "threshold": decision.threshold,
     }
     if out is not None:
-        out.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+        with writing(f"--out {out}"):
+            out.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
     if as_json:
         typer.echo(json.dumps(facts))
         return

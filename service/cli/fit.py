@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -27,7 +28,9 @@ def fit(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write the bundle here instead of registering it.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of everything random: same seed and data, same model.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of everything random: same seed and data, same model.")
+    ] = 0,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps at most.")] = None,
     max_time: Annotated[
         str | None, typer.Option("--max-time", metavar="10m", help="Stop training after this time: 90s, 10m, 1.5h.")
@@ -115,14 +118,10 @@ def fit(
     from training.pipeline import Request
 
     work = settings.home / "fits"
-    aside: Path | None = None
-    if out is None:
-        settings.home.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".fit-", dir=settings.home))
     request = Request(
         source=source,
         name=name,
-        out=out if out is not None else cast(Path, aside) / "bundle",
+        out=out if out is not None else settings.home / "bundle",
         work=work,
         family=family,
         arguments=shared.arguments(set_ or (), recipe),
@@ -142,7 +141,12 @@ def fit(
         resume=resume,
     )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    aside: Path | None = None
     try:
+        if out is None:
+            settings.home.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=".fit-", dir=settings.home))
+            request = replace(request, out=aside / "bundle")
         made = _watched(request, console)
         if out is None:
             with closing(Registry.open(settings)) as registry:
@@ -202,10 +206,10 @@ def _watched(request: Request, console: Console) -> Made:
         bar.update(task, description="fitting", completed=at.step, total=at.total, loss=terms + held)
 
     def stage(text: str) -> None:
-        console.print(text, style="bold")
+        console.print(text, style="bold", markup=False)
         bar.reset(task, total=None, description="", loss="")
 
-    watch: Watch = Watch(stage, lambda text: console.print(f"  note: {text}", style="yellow"), read, step)
+    watch: Watch = Watch(stage, lambda text: console.print(f"  note: {text}", style="yellow", markup=False), read, step)
     with bar:
         return run(request, watch)
 
@@ -217,11 +221,11 @@ def _tell(console: Console, made: Made, said: str, place: Path) -> None:
     manifest, split = made.bundle.manifest, made.split
     decision = decide(made.calibration, manifest.alpha)
     counts = split.counts()
-    console.print(f"[bold]{said}[/]  (digest {manifest.digest[:12]})")
+    console.print(f"{said}  (digest {manifest.digest[:12]})", style="bold", markup=False)
     console.print(
         f"  learned from {counts['fit']} clean samples, validated on {counts['validate']}, calibrated on "
         f"{counts['calibrate']}; {made.fitted.steps} steps in {made.fitted.seconds:.0f} s ({made.fitted.stopped})"
     )
     beyond = ", extrapolated" if decision.extrapolated else ""
     console.print(f"  flags a score above {decision.threshold:.5g}: {manifest.alpha:.2%} false alarms{beyond}")
-    console.print(f"  report: {place / 'report' / 'report.html'}", soft_wrap=True)
+    console.print(f"  report: {place / 'report' / 'report.html'}", soft_wrap=True, markup=False)

@@ -90,7 +90,7 @@ def score(
     console = Console(highlight=False, soft_wrap=True)
     _tell(console, counts, decision, strangest, unread, scorer.bundle)
     if out is not None:
-        console.print(f"  rows: {out}", soft_wrap=True)
+        console.print(f"  rows: {out}", soft_wrap=True, markup=False)
     if not counts["ok"] and not counts["anomalous"]:
         raise Refusal(f"None of the {counts['unjudged']} samples could be judged; the first: {unread[0]}")
     if fail_on_anomaly and counts["anomalous"]:
