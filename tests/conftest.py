@@ -8,12 +8,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest
-from toy_data import WINDOW, defective, digits, pump, vectors, write_csv
+from toy_data import SMALL, WINDOW, defective, digits, pump, vectors, write_csv
 
 from models.inputs import InputOptions
 
 STEPS = 60
-SMALL = {"vae": {"width": 8, "latent": 4}}  # arguments that make a family quick to fit and export
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ IMAGES = ImageSpec(height=16, width=16, channels=1)
 SERIES = SeriesSpec(columns=("speed", "flow", "temperature"), window=WINDOW)
 VECTORS = VectorSpec(columns=("a", "b", "c", "d", "e", "f"))
 SPECS = {"image": IMAGES, "series": SERIES, "vector": VECTORS}
+SMALL = {"vae": {"width": 8, "latent": 4}}  # arguments that make a family quick to fit and export
 
 
 def digits(wanted=(0, 1, 2, 3), most=300):

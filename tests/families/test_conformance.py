@@ -8,10 +8,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import SMALL
 from safetensors.torch import load
 from sklearn.metrics import roc_auc_score
-from toy_data import SPECS, clean, defective
+from toy_data import SMALL, SPECS, clean, defective
 
 import models
 from models.errors import Refusal

@@ -4,8 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
-from toy_data import clean, defective, vectors
+from toy_data import SMALL, clean, defective, vectors
 
 from models import inputs
 from models.blocks import plain
