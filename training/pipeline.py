@@ -171,7 +171,7 @@ def run(request: Request, watch: Watch | None = None) -> Made:
             evidence=_meaning(family),
             alpha=alpha,
             training=training,
-            lineage={"parent": request.parent},
+            lineage={"digest": request.parent},
             versions=_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -260,7 +260,7 @@ def _key(request: Request, spec: specs.InputSpec, digest: str) -> str:
 
 def _training(request: Request, samples: Samples, parted: Split, fitted: Fitted, proof: Gate) -> dict[str, Any]:
     return {
-        "data_digest": samples.digest,
+        "digest": samples.digest,
         "samples": len(samples),
         "skipped": len(samples.skipped),
         "split": parted.counts(),

@@ -117,7 +117,8 @@ class VAE(Family):
         Raises:
             Refusal: an argument out of its range.
         """
-        tabular = spec.kind == "vector" and spec.shape[0] <= TABLE_MOST
+        # Not with missing values: at a column's mean a gap breaks the very relations that these distances hold it to.
+        tabular = spec.kind == "vector" and spec.missing == "refuse" and spec.shape[0] <= TABLE_MOST
         super().__init__(spec, MEANING | (TABLE_MEANING if tabular else {}), TABLE_FUSED if tabular else FUSED)
         _in_range("resolution", resolution, 0, 512)
         self.resolution = resolution
@@ -242,7 +243,7 @@ class VAE(Family):
             seen_count += seen.double().sum(0)
             square += (self.distribution.error(y, raw, out) * seen).double().sum(0)
             if self.residuals is not None:
-                residuals.append((y - self.distribution.mean(out)) * seen)
+                residuals.append(y - self.distribution.mean(out))
                 inputs.append(y)
         self.latents.fit(torch.cat(latents))
         self.clusters.fit(torch.cat(latents))
@@ -284,8 +285,7 @@ class VAE(Family):
             "map_peak": peak,
         }
         if self.residuals is not None and self.inputs is not None:
-            # Missing values stand at the mean with no residual: they add no distance.
-            terms["residual_distance"] = self.residuals.distance((y - self.distribution.mean(centre)) * seen)
+            terms["residual_distance"] = self.residuals.distance(y - self.distribution.mean(centre))
             terms["input_distance"] = self.inputs.distance(y)
         return Evidence(terms, heat)
 

@@ -31,6 +31,8 @@ def test_a_model_is_registered_promoted_and_scores(vaegis, source, tmp_path):
     assert report.read_text("utf-8").lower().startswith("<!doctype html")
     listed = json.loads(vaegis("models", "list", "--json").out)
     assert [m["name"] for m in listed] == ["bracket"]
+    (version,) = json.loads(vaegis("models", "show", "bracket", "--json").out)["versions"]
+    assert re.fullmatch("[0-9a-f]{64}", version["training_digest"]), "which clean data it learned from"
     assert vaegis("score", source, "--model", "bracket").code == 0
     # The same command again gives the same bundle, and says so.
     again = vaegis("fit", source, "--name", "bracket", *QUICK, "--alpha", "0.1", "--device", "cpu")

@@ -35,7 +35,7 @@ def write(path, files=None, **changed):
         "evidence": {"score": "mean"},
         "alpha": 0.05,
         "training": {"steps": 3},
-        "lineage": {"parent": None},
+        "lineage": {"digest": None},
         "versions": {"numpy": "2"},
         "created": "2026-01-01T00:00:00+00:00",
     }

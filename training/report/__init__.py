@@ -10,7 +10,8 @@
     decision               decide_by, alpha, threshold, extrapolated; interval: of the long-run rate, 99 %;
                            lowest_alpha, lowest_measured_alpha, threshold_5_percent (null: refused),
                            groups: {name: samples}
-    training               as in the manifest: steps, best_step, stopped, seconds, parameters, seed, gate, data_digest
+    training               as in the manifest: steps, best_step, stopped, seconds, parameters, seed, gate, digest (of
+                           the clean data)
     history                [{step, loss terms, validate}] per epoch
     terms                  {term: {threshold: at the model's own rate, fit|validate|calibrate: {samples, mean, sd,
                            minimum, q05, median, q95, maximum}}}, `score` among them

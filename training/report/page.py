@@ -271,7 +271,7 @@ def _training(facts: Facts, n: dict[str, Any]) -> str:
         f" of the difference allowed ({gate['samples']} samples)"
         if gate
         else "–",
-        "data digest": t.get("data_digest", "–"),
+        "data digest": t.get("digest", "–"),
     }
     rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in known.items())
     table = f"<table class=facts><tbody>{rows}</tbody></table>"
