@@ -50,7 +50,7 @@ from models.families.likelihoods import Bernoulli, LocationScale, Table, likelih
 from models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the latent covariance: collapsed units have none of their own
-TABLE_RIDGE = 3e-4  # the same of normalised columns: near-exact relations between columns are what a fault breaks
+TABLE_RIDGE = 1e-4  # the same of normalised columns: near-exact relations between columns are what a fault breaks
 TABLE_MOST = 2048  # columns up to which a full covariance is kept
 NOISE_SEED = 20131220
 
