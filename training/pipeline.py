@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
@@ -90,6 +91,11 @@ def run(request: Request, watch: Watch | None = None) -> Made:
     watch = watch or Watch()
     if request.out.exists():
         raise Conflict(f"{request.out} exists already; a bundle is never altered. Name another --out folder.")
+    standing = next(folder for folder in request.out.absolute().parents if folder.exists())
+    if not standing.is_dir() or not os.access(standing, os.W_OK):
+        raise Refusal(
+            f"The bundle cannot be written to {request.out}: {standing} is no folder to write in. Name another."
+        )
     if not 0.0 < request.alpha < 1.0:
         raise Refusal(f"The false-alarm rate alpha is {request.alpha}; give a number between 0 and 1, such as 0.01.")
     if request.family not in FAMILIES:

@@ -180,3 +180,10 @@ def test_groups_of_calibration_travel_into_the_bundle(tmp_path, request_):
     sizes = [len(groups[g].terms["score"].values) for g in ("left", "right")]
     assert sum(sizes) == len(made.split.calibrate)
     assert [groups[g].effective for g in ("left", "right")] == sizes
+
+
+def test_an_out_folder_that_cannot_be_is_refused_before_anything_is_read(request_, tmp_path):
+    (tmp_path / "file").write_text("")
+    asked = dataclasses.replace(request_, source=tmp_path / "nowhere", out=tmp_path / "file" / "bundle")
+    with pytest.raises(Refusal, match="file is no folder to write in"):
+        run(asked)

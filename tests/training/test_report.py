@@ -1,15 +1,15 @@
 """Reports: their numbers against known answers, and their pages as a person's browser would take them."""
 
-import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from toy_data import InMemory
 
 from models.calibration import ALL, calibrate, decide
 from models.families import FAMILIES, make
@@ -24,38 +24,6 @@ from training.report.seen import Shown, look
 from training.splits import Split, split
 
 VECTOR = VectorSpec(columns=("a", "b", "c"))
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """Clean samples as they are, each of `each` parts."""
-
-    spec: object
-    parts: np.ndarray
-    items: tuple
-    row: np.ndarray | None = None
-    each: int = 1
-    digest: str = "ab" * 32
-    groups: None = None
-    calibration_groups: None = None
-    skipped: tuple = ()
-
-    def __len__(self):
-        return len(self.parts) // self.each
-
-    @property
-    def first(self):
-        return np.arange(len(self)) * self.each
-
-    @property
-    def count(self):
-        return np.full(len(self), self.each)
-
-    def take(self, parts):
-        return self.parts[parts].copy()
-
-    def content(self, i):
-        return hashlib.blake2b(self.parts[i].tobytes(), digest_size=16).digest()
 
 
 def constant(name, value, kind=np.float32):
