@@ -33,6 +33,7 @@ class Block:
     groups: Sequence[str | None] | None = None  # (n,) calibration group of each sample
     place: NDArray[np.int64] | None = None  # (m, 2) top, left of a tile in its image; (m, 1) first row of a window
     extents: Sequence[tuple[int, int]] | None = None  # (n,) height, width of each tiled image
+    conditions: NDArray[np.int64] | None = None  # (m,) number of each part's condition in the spec
 
     def __len__(self) -> int:
         return len(self.index)
@@ -71,6 +72,7 @@ class Samples(Protocol):
     count: NDArray[np.int64]  # (n,)
     groups: Sequence[str] | None  # (n,) --group-by: samples that must stay on one side of a split
     calibration_groups: Sequence[str] | None  # (n,) --calibrate-by: samples calibrated apart
+    conditions: NDArray[np.int64] | None  # (m,) number of each part's condition in the spec
     row: NDArray[np.int64] | None  # (n,) series only: first row of each window within its item
     skipped: Sequence[tuple[str, str]]  # items that could not be read, and why
 

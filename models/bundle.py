@@ -33,6 +33,7 @@ from models.spec import InputSpec
 FORMAT = 1
 MANIFEST = "manifest.json"
 SCORE, ENCODER, DECODER = "score.onnx", "encoder.onnx", "decoder.onnx"
+SAMPLER, STEP = "sampler.onnx", "step.onnx"  # of families that generate without a decoder
 CALIBRATION, WEIGHTS, ROI = "calibration.npz", "weights.safetensors", "roi.npy"
 NEEDED = (SCORE, CALIBRATION)
 MANIFEST_LIMIT = 16 * 2**20

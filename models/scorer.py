@@ -78,14 +78,28 @@ class Graph:
         self._session, self.device = open_session(raw, device, threads, spin)
         names = [o.name for o in self._session.get_outputs() if o.name != "map"]
         self.terms = ["score", *(n for n in names if n != "score")]
-        self._masked = "mask" in {i.name for i in self._session.get_inputs()}
+        taken = {i.name for i in self._session.get_inputs()}
+        self._masked, self._conditional = "mask" in taken, "condition" in taken
         self._batch = max(1, min(BATCH_MOST, BATCH_VALUES // int(np.prod(spec.shape))))
 
-    def run(self, parts: NDArray[Any], maps: bool = False, batch: int = 0) -> dict[str, NDArray[np.float32]]:
-        """The graph's outputs for (m, *spec.shape) parts: every term (m,), and `map` if asked for."""
+    def run(
+        self, parts: NDArray[Any], maps: bool = False, batch: int = 0, conditions: NDArray[np.int64] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """The graph's outputs for (m, *spec.shape) parts: every term (m,), and `map` if asked for.
+
+        Args:
+            batch: parts per call; 0 chooses.
+            conditions: (m,) numbers of the parts' conditions, for a graph that takes them.
+        """
+        assert self._conditional == (conditions is not None)
         names = [*self.terms, "map"] if maps else self.terms
         size = batch or self._batch
-        runs = [self._session.run(names, self._feed(parts[i : i + size])) for i in range(0, len(parts), size)]
+        runs = []
+        for i in range(0, len(parts), size):
+            feed = self._feed(parts[i : i + size])
+            if conditions is not None:
+                feed["condition"] = conditions[i : i + size]
+            runs.append(self._session.run(names, feed))
         if not runs:
             shape = (0, *self.spec.map_shape)
             return {n: np.empty(shape if n == "map" else 0, np.float32) for n in names}
@@ -124,7 +138,7 @@ class Scorer:
 
     def evidence(self, block: Block, maps: bool = False) -> Evidence:
         """Raw evidence of a block's samples; a sample is as strange as its strangest part."""
-        out = self.graph.run(block.parts, maps)
+        out = self.graph.run(block.parts, maps, conditions=block.conditions)
         n = len(block)
         judged = np.flatnonzero(block.count > 0)
         values: dict[str, Floats] = {}

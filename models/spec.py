@@ -32,6 +32,7 @@ class ImageSpec:
     invariances: tuple[str, ...] = ()  # declared: rotation, flip, shift, lighting, noise
     calibrate_by: str | None = None  # what names a sample's calibration group (see models.sources)
     missing: Missing = "refuse"
+    conditions: tuple[str, ...] = ()  # classes or recipes told with each sample; () = none are
     kind: ClassVar[Kind] = "image"
 
     @property
@@ -60,6 +61,7 @@ class SeriesSpec:
     missing: Missing = "refuse"  # "allow": NaN means not observed
     invariances: tuple[str, ...] = ()  # declared: offset, scale, noise
     calibrate_by: str | None = None
+    conditions: tuple[str, ...] = ()  # of the row that a window ends at
     kind: ClassVar[Kind] = "series"
 
     @property
@@ -84,6 +86,7 @@ class VectorSpec:
     missing: Missing = "refuse"
     invariances: tuple[str, ...] = ()  # declared: noise
     calibrate_by: str | None = None
+    conditions: tuple[str, ...] = ()
     kind: ClassVar[Kind] = "vector"
 
     @property
@@ -116,8 +119,9 @@ INVARIANCES: dict[str, tuple[str, ...]] = {
 
 
 def to_json(spec: InputSpec) -> dict[str, Any]:
-    """The spec as plain JSON values, `kind` first."""
-    return {"kind": spec.kind, **asdict(spec)}
+    """The spec as plain JSON values, `kind` first; `conditions` only where there are some, so that specs written before
+    there were any keep their digest."""
+    return {"kind": spec.kind, **{k: v for k, v in asdict(spec).items() if v or k != "conditions"}}
 
 
 def from_json(data: dict[str, Any]) -> InputSpec:

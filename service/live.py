@@ -157,7 +157,8 @@ class Live:
                 "again or restore the home from a backup."
             ) from error
         # The first run of a graph allocates and compiles: better here than within somebody's request.
-        scorer.graph.run(np.zeros((1, *scorer.spec.shape), scorer.spec.dtype), maps=True)
+        first = np.zeros(1, np.int64) if scorer.spec.conditions else None
+        scorer.graph.run(np.zeros((1, *scorer.spec.shape), scorer.spec.dtype), maps=True, conditions=first)
         clean = scorer.calibration.groups[ALL].terms["score"].values
         low, middle, high = np.quantile(clean, (0.25, 0.5, 0.75)).tolist()
         return Served(resolved, scorer, middle, (high - low) or 1.0)

@@ -1,4 +1,4 @@
-"""A fit's state on disk, as safetensors: weights, best weights, optimiser moments and the loop's own numbers.
+"""A fit's state on disk, as safetensors: weights, best and averaged ones, optimiser moments and the loop's own numbers.
 
 Nothing is pickled: a checkpoint is tensors and one JSON object. It is written aside, synced and renamed, so that a
 kill at any moment leaves the last whole one.
@@ -41,10 +41,12 @@ def save(
     family: nn.Module,
     best: dict[str, Tensor],
     optimisers: dict[str, Optimizer],
+    average: dict[str, Tensor],
 ) -> None:
     """Writes the checkpoint. The seed and the step determine every random draw, so no generator state is needed."""
     tensors = {f"weights.{k}": v for k, v in family.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in best.items()}
+    tensors |= {f"average.{k}": v for k, v in average.items()}
     for player, optimiser in optimisers.items():
         for i, moments in optimiser.state_dict()["state"].items():
             tensors |= {f"moments.{player}.{i}.{k}": v for k, v in moments.items()}
@@ -59,9 +61,15 @@ def save(
 
 
 def load(
-    path: Path, key: str, family: nn.Module, optimisers: dict[str, Optimizer], device: torch.device
+    path: Path,
+    key: str,
+    family: nn.Module,
+    optimisers: dict[str, Optimizer],
+    average: dict[str, Tensor],
+    device: torch.device,
 ) -> tuple[State, dict[str, Tensor]]:
-    """Restores a fit into the family and optimisers; returns the loop's state and the best weights.
+    """Restores a fit into the family, its averaged weights and the optimisers; returns the loop's state and the best
+    weights.
 
     Raises:
         Refusal: no checkpoint of this very fit.
@@ -79,7 +87,9 @@ def load(
     state.best = float(state.best)
     try:
         family.load_state_dict(_under(tensors, "weights."))
-    except RuntimeError as error:  # the same command, but a version that builds another network from it
+        for name, value in average.items():
+            value.copy_(tensors[f"average.{name}"])
+    except (RuntimeError, KeyError) as error:  # the same command, but a version that builds another network from it
         raise Refusal(f"The checkpoint {path.name} cannot be read (other weights); run without --resume.") from error
     for player, optimiser in optimisers.items():
         moments: dict[int, dict[str, Tensor]] = {}

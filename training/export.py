@@ -7,10 +7,11 @@ source paths or exporter metadata, so that the same fit gives the same bytes any
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.bundle import DECODER, ENCODER, SCORE
+from models.bundle import DECODER, ENCODER, SAMPLER, SCORE, STEP
 from models.errors import Refusal
 from models.families import Family
 from models.scorer import open_session
@@ -31,58 +32,60 @@ GATE_BATCH = 64
 
 
 class ScoreGraph(nn.Module):
-    """`input` (and `mask`) -> `score`, every term, `map`."""
+    """`input` (and `mask`, `condition`) -> `score`, every term, `map`."""
 
     def __init__(self, family: Family) -> None:
         super().__init__()
         self.family = family
         self.names = ["score", *family.meaning, "map"]
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         if mask is not None:
             x = torch.where(mask > 0.5, x, torch.full_like(x, torch.nan))
-        score, found = self.family.scored(x)
+        score, found = self.family.scored(x, condition)
         return (score, *(found.terms[t] for t in self.family.meaning), found.map)
 
 
 class EncoderGraph(nn.Module):
-    """`input` (and `mask`) -> `mean`, `log_variance`."""
+    """`input` (and `mask`, `condition`) -> `mean`, `log_variance`."""
 
     def __init__(self, family: Family) -> None:
         super().__init__()
         self.family = family
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if mask is not None:
             x = torch.where(mask > 0.5, x, torch.full_like(x, torch.nan))
-        return self.family.encode(x)
+        return self.family.encode(x, condition)
 
 
 class DecoderGraph(nn.Module):
-    """`latent` -> `reconstruction`."""
+    """`latent` (and `condition`) -> `reconstruction`."""
 
     def __init__(self, family: Family) -> None:
         super().__init__()
         self.family = family
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.family.decode(z)
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.family.decode(z, condition)
 
 
 def export(family: Family) -> dict[str, bytes]:
     """The graphs of a fitted family, by file name."""
     family.eval()
     x = _example(family)
-    inputs: tuple[Tensor, ...] = (x,)
-    names = ["input"]
-    if family.spec.missing == "allow":
-        inputs, names = (x, torch.ones_like(x)), ["input", "mask"]
+    told = {"condition": torch.arange(3) % len(family.spec.conditions)} if family.spec.conditions else {}
+    seen = {"mask": torch.ones_like(x)} if family.spec.missing == "allow" else {}
     score = ScoreGraph(family)
-    graphs = {SCORE: _graph(score, inputs, names, score.names)}
+    graphs = {SCORE: _graph(score, {"input": x}, score.names, seen | told)}
     if family.latent_size:
+        graphs[ENCODER] = _graph(EncoderGraph(family), {"input": x}, ["mean", "log_variance"], seen | told)
+    if family.decodes:
         z = torch.zeros(3, family.latent_size)
-        graphs[ENCODER] = _graph(EncoderGraph(family), inputs, names, ["mean", "log_variance"])
-        graphs[DECODER] = _graph(DecoderGraph(family), (z,), ["latent"], ["reconstruction"])
+        graphs[DECODER] = _graph(DecoderGraph(family), {"latent": z}, ["reconstruction"], told)
+    for name, plan in family.more_graphs().items():
+        assert name in (SAMPLER, STEP), f"no bundle holds a graph {name}"
+        graphs[name] = _graph(plan.module, plan.inputs, list(plan.outputs))
     return graphs
 
 
@@ -93,18 +96,29 @@ def _example(family: Family) -> Tensor:
     return torch.from_numpy(rng.integers(0, top, (3, *spec.shape)).astype(spec.dtype))
 
 
-def _graph(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]) -> bytes:
+def _graph(
+    module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], more: Mapping[str, Tensor] | None = None
+) -> bytes:
+    """The graph of a module.
+
+    Args:
+        inputs: name -> example of the positional arguments.
+        more: the same of optional arguments, which go by name.
+    """
     batch = torch.export.Dim("batch", min=1, max=2**20)
+    more = dict(more or {})
+    arguments = [*inspect.signature(module.forward).parameters][: len(inputs)]
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module.eval(),
-            inputs,
+            tuple(inputs.values()),
+            kwargs=more,
             dynamo=True,
             external_data=False,
             opset_version=OPSET,
-            input_names=names,
+            input_names=[*inputs, *more],
             output_names=outputs,
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamic_shapes=dict.fromkeys([*arguments, *more], {0: batch}),
             verbose=False,
         )
     assert program is not None
@@ -164,12 +178,14 @@ def gate(
     graph: bytes,
     take: Callable[[NDArray[np.int64]], NDArray[np.generic]],
     parts: NDArray[np.int64],
+    conditions: NDArray[np.int64] | None = None,
 ) -> Gate:
     """Proves over the whole calibration set that the graph repeats the fitted family.
 
     Args:
         take: part numbers -> raw parts.
         parts: the calibration set.
+        conditions: of these parts, (m,), where the family is told them.
 
     Raises:
         Refusal: naming the worst sample and term; no bundle may be written.
@@ -178,21 +194,25 @@ def gate(
     terms = ["score", *family.meaning]
     masked = family.spec.missing == "allow"
 
-    def run(x: NDArray[np.generic]) -> NDArray[np.float64]:
+    def run(x: NDArray[np.generic], told: NDArray[np.int64] | None) -> NDArray[np.float64]:
         feed = {"input": np.nan_to_num(x), "mask": (~np.isnan(x)).astype(np.float32)} if masked else {"input": x}
+        if told is not None:
+            feed["condition"] = told
         return np.stack(session.run(terms, feed), axis=1).astype(np.float64)
 
     ours, full, single = [], [], []
     family.eval()
     for i in range(0, len(parts), GATE_BATCH):
         x = take(parts[i : i + GATE_BATCH])
+        told = conditions[i : i + GATE_BATCH] if conditions is not None else None
         with torch.no_grad():
-            score, found = family.scored(torch.from_numpy(x))
+            condition = torch.from_numpy(told) if told is not None else None
+            score, found = family.scored(torch.from_numpy(x), condition)
         ours.append(torch.stack([score, *(found.terms[t] for t in family.meaning)], dim=1).double().numpy())
-        full.append(run(x))
-        if not np.array_equal(full[-1], run(x), equal_nan=True):
+        full.append(run(x, told))
+        if not np.array_equal(full[-1], run(x, told), equal_nan=True):
             raise Refusal("The exported graph gave two answers to one batch; no bundle was written.")
-        single += [run(x[j : j + 1]) for j in range(len(x))]
+        single += [run(x[j : j + 1], told[j : j + 1] if told is not None else None) for j in range(len(x))]
     expected, got, alone = np.concatenate(ours), np.concatenate(full), np.concatenate(single)
     unsound = np.argwhere(~np.isfinite([expected, got, alone]).all(axis=0))
     if len(unsound):

@@ -6,6 +6,9 @@ repeats the uninterrupted one bit for bit on the CPU.
 
 An epoch is one pass over the fit split, or as many as make `EPOCH_LEAST` steps; it ends with the validation loss, the
 stopping decision and a checkpoint.
+
+Where players learn in turn, only the parameters of the one whose turn it is require a gradient: another's never get
+one from its loss, nor is what they say of it reckoned in vain.
 """
 
 from __future__ import annotations
@@ -26,15 +29,18 @@ from torch.optim import Optimizer
 
 from models.blocks import Samples
 from models.errors import Refusal
-from models.families import Batches, Family, Progress, Recipe
+from models.families import Batches, Conditioned, Family, Progress, Recipe, conditioned
 from training import checkpoint
 from training.augment import augment
+from training.average import Average
 from training.checkpoint import State
-from training.splits import Split, parts_of
+from training.memory import keep_freed
+from training.splits import Split, conditions_of, parts_of
 
 EPOCH_LEAST = 50  # steps: passes over a few hundred samples are too short to judge
 LOOK = 256  # parts per batch of the first, last and validating looks
 LOOK_MOST = 50_000  # parts those looks take: statistics of more change nothing
+VARIED_LEAST = 2000  # parts that a look at declared variation takes, over several passes where there are fewer
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ def fit(
     total = options.steps if options.steps is not None else recipe.steps
     batch = options.batch or recipe.batch
     accelerator, precision = _device(options.device)
+    if accelerator == "cpu":
+        keep_freed()
     fabric = Fabric(accelerator=accelerator, precision=precision, devices=1)
     fit_parts, held_parts = parts_of(samples, split.fit), parts_of(samples, split.validate)
     batch = min(batch, max(2, len(fit_parts)))
@@ -104,16 +112,24 @@ def fit(
     family.start(first_look)
     model = fabric.setup_module(family)
     model.mark_forward_method("loss")
+    model.mark_forward_method("held")
+    learning = [p for p in family.parameters() if p.requires_grad]
     optimisers: dict[str, Optimizer] = {}
     for name, player in family.players().items():
-        parameters = list(player.parameters())
-        plain = torch.optim.AdamW(parameters, lr=options.rate or recipe.rate, weight_decay=recipe.decay)
+        plain = torch.optim.AdamW(
+            [p for p in player.parameters() if p.requires_grad],
+            lr=options.rate or recipe.rate,
+            betas=(recipe.momentum, 0.999),
+            weight_decay=recipe.decay,
+        )
         optimisers[name] = cast(Optimizer, fabric.setup_optimizers(plain))
+    average = Average(family, recipe.average)
     total = total if optimisers else 0
     state, best = State(key=key), weights(family)
     if resume and path is not None:
-        state, best = checkpoint.load(path, key, family, optimisers, fabric.device)
+        state, best = checkpoint.load(path, key, family, optimisers, average.values, fabric.device)
     history = state.history = state.history or []
+    most = max((family.turns(player) for player in optimisers), default=1)
     epoch = max(EPOCH_LEAST, math.ceil(len(fit_parts) / batch))
     sums: dict[str, float] = {}
     order = Order(fit_parts, batch, options.seed)
@@ -121,14 +137,21 @@ def fit(
     while state.step < total and not state.stopped:
         family.train()
         at = Progress(state.step, total, generator(options.seed, state.step, fabric.device))
-        x = augment(torch.from_numpy(samples.take(order.of(state.step))).to(fabric.device), family.spec, at.generator)
-        terms = _step(fabric, model, optimisers, x, at, options.rate or recipe.rate, recipe)
+        batches = []
+        for turn in range(most):
+            parts = order.of(state.step * most + turn)
+            x, condition = _taken(samples, parts, fabric.device)
+            batches.append((augment(x, family.spec, at.generator), condition))
+        terms = _step(fabric, model, family, optimisers, batches, at, options.rate or recipe.rate, recipe)
         state.step += 1
+        average.update(state.step)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value
         last = state.step == total or _late(began, options.max_time)
         if last or state.step % epoch == 0:
-            held = _validate(model, family, samples, held_parts, total, options.seed, fabric.device)
+            with average.worn():
+                held = _validate(model, family, samples, held_parts, total, options.seed, fabric.device)
+                current = weights(family)
             steps = state.step - int(history[-1]["step"] if history else 0)
             history.append({"step": state.step, **{k: v / steps for k, v in sums.items()}, "validate": held})
             sums = {}
@@ -137,8 +160,10 @@ def fit(
                     f"The validation loss became {held} at step {state.step}. Fit with a smaller learning rate or look "
                     "for extreme values in the clean data."
                 )
+            if broken := family.alarm(history):
+                raise Refusal(broken)
             if held < state.best:
-                state.best, state.best_step, state.waited, best = held, state.step, 0, weights(family)
+                state.best, state.best_step, state.waited, best = held, state.step, 0, current
             else:
                 state.waited += 1
             if state.step < total and state.waited >= recipe.patience:
@@ -147,11 +172,13 @@ def fit(
                 state.stopped = "time"
             state.seconds = time.monotonic() - began
             if path is not None:
-                checkpoint.save(path, state, family, best, optimisers)
+                checkpoint.save(path, state, family, best, optimisers, average.values)
         show(Step(state.step, total, terms, history[-1]["validate"] if history else None))
     family.load_state_dict(best)
     family.eval().to("cpu")
-    family.finish(first_look)
+    family.finish(looks(samples, parts_of(samples, split.last_look), options.seed))
+    for parameter in learning:
+        parameter.requires_grad_(True)
     seconds = time.monotonic() - began
     return Fitted(family, history, state.step, state.best_step, seconds, state.stopped or "steps")
 
@@ -159,19 +186,26 @@ def fit(
 def _step(
     fabric: Fabric,
     model: Any,
+    family: Family,
     optimisers: dict[str, Optimizer],
-    x: Tensor,
+    batches: list[tuple[Tensor, Tensor | None]],
     at: Progress,
     rate: float,
     recipe: Recipe,
 ) -> dict[str, float]:
-    """One turn of every player; returns the loss terms, prefixed by the player where there are several."""
+    """The turns of every player, one batch each; returns the last turn's loss terms, prefixed by the player where there
+    are several."""
     shown: dict[str, float] = {}
-    for player, optimiser in optimisers.items():
+    turns = [(player, *batch) for player in optimisers for batch in batches[: family.turns(player)]]
+    for player, x, condition in turns:
+        optimiser = optimisers[player]
+        own = {id(p) for group in optimiser.param_groups for p in group["params"]}
+        for parameter in family.parameters():
+            parameter.requires_grad_(id(parameter) in own)
         for group in optimiser.param_groups:
             group["lr"] = rate * _pace(at)
         optimiser.zero_grad()
-        terms = model.loss(x, player, at)
+        terms = model.loss(x, player, at, condition)
         for name, value in terms.items():
             number = value.item()
             if not math.isfinite(number):
@@ -195,14 +229,14 @@ def _validate(
     seed: int,
     device: torch.device,
 ) -> float:
-    """The loss of the validate split at full warm-up, summed over players; the same draws at every epoch."""
+    """What early stopping minimises, over the validate split at full warm-up; the same draws at every epoch."""
     family.eval()
     loss, count = 0.0, 0
     with torch.no_grad():
-        for i, x in enumerate(looks(samples, parts)()):
+        for i, (x, condition) in enumerate(conditioned(looks(samples, parts))):
             at = Progress(total, total, generator(seed, -1 - i, device))
-            for player in family.players():
-                loss += model.loss(x.to(device), player, at)["total"].item() * len(x)
+            told = condition.to(device) if condition is not None else None
+            loss += model.held(x.to(device), at, told).item() * len(x)
             count += len(x)
     return loss / max(count, 1)
 
@@ -227,16 +261,38 @@ class Order:
         return np.concatenate(taken)
 
 
-def looks(samples: Samples, parts: NDArray[np.int64]) -> Batches:
-    """Passes over the parts in order, on the CPU; an even selection where they are very many."""
+def looks(samples: Samples, parts: NDArray[np.int64], seed: int | None = None) -> Batches:
+    """Passes over the parts in order, on the CPU; an even selection where they are very many.
+
+    Args:
+        seed: vary the parts as the spec declares that clean product may vary, over as many passes as show some of it;
+            None shows them as they are. What is learned of clean evidence must know of such variation, or the first
+            sample that lies at another angle is strange.
+    """
     if len(parts) > LOOK_MOST:
         parts = parts[np.linspace(0, len(parts) - 1, LOOK_MOST).astype(np.int64)]
+    varied = seed is not None and bool(samples.spec.invariances)
+    passes = max(1, math.ceil(VARIED_LEAST / max(1, len(parts)))) if varied else 1
 
-    def once() -> Iterator[Tensor]:
-        for i in range(0, len(parts), LOOK):
-            yield torch.from_numpy(samples.take(parts[i : i + LOOK]))
+    def once() -> Iterator[tuple[Tensor, Tensor | None]]:
+        for number in range(passes):
+            for i in range(0, len(parts), LOOK):
+                x, condition = _taken(samples, parts[i : i + LOOK], torch.device("cpu"))
+                if varied:
+                    draws = np.random.SeedSequence([abs(seed or 0), number, i, 1]).generate_state(2, np.uint32)
+                    x = augment(x, samples.spec, torch.Generator().manual_seed(int(draws[0]) << 31 ^ int(draws[1])))
+                yield x, condition
 
-    return once
+    if samples.conditions is not None:
+        return Conditioned(lambda: ((x, c) for x, c in once() if c is not None))
+    return lambda: (x for x, _ in once())
+
+
+def _taken(samples: Samples, parts: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Raw parts and their conditions, if there are any."""
+    numbers = conditions_of(samples, parts)
+    condition = torch.from_numpy(numbers).to(device) if numbers is not None else None
+    return torch.from_numpy(samples.take(parts)).to(device), condition
 
 
 def weights(family: Family) -> dict[str, Tensor]:

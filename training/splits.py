@@ -35,6 +35,15 @@ class Split:
     validate: NDArray[np.int64]
     calibrate: NDArray[np.int64]
     effective: int  # independent samples among `calibrate`
+    # What statistics of clean evidence are learned from once the weights are settled; None takes `fit`. For a series
+    # cut into blocks validate too: it holds the latest rows, and a covariance that never saw them takes drift for
+    # strangeness.
+    settled: NDArray[np.int64] | None = None
+
+    @property
+    def last_look(self) -> NDArray[np.int64]:
+        """Samples that `Family.finish` sees."""
+        return self.fit if self.settled is None else self.settled
 
     def counts(self) -> dict[str, int]:
         return {"fit": len(self.fit), "validate": len(self.validate), "calibrate": len(self.calibrate)}
@@ -141,7 +150,7 @@ def _by_blocks(samples: Samples, row: NDArray[np.int64], window: int) -> Split |
     fit, held, last = (np.flatnonzero(sides == s) for s in range(3))
     if min(len(fit), len(held), len(last)) == 0:
         return None
-    return Split(fit, held, last, _apart(samples, last, row, window))
+    return Split(fit, held, last, _apart(samples, last, row, window), np.sort(np.concatenate([fit, held])))
 
 
 def _whole_items(samples: Samples, row: NDArray[np.int64], window: int) -> list[bytes]:
@@ -189,6 +198,11 @@ def _apart(samples: Samples, chosen: NDArray[np.int64], row: NDArray[np.int64], 
             item, free = samples.items[i], int(row[i]) + window
             count += 1
     return count
+
+
+def conditions_of(samples: Samples, parts: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """(m,) numbers of the parts' conditions, where there are some."""
+    return None if samples.conditions is None else samples.conditions[parts]
 
 
 def parts_of(samples: Samples, chosen: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -11,14 +11,21 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 COMPONENTS = (1, 2, 4, 8)  # tried; the best by BIC is kept
+PATIENCE = 3  # numbers of components in a row that BIC likes less than an earlier one, after which no more are tried
 MIXTURE_MOST = 8000  # points a mixture is fitted on
+TINY = 1e-12  # a variance of nothing has no inverse
 POINTS_PER_VALUE = 2  # that a component must have on average for each of the L values
+
+
+Covariance = Literal["full", "tied", "diag"]
 
 
 class Gaussian(nn.Module):
@@ -27,10 +34,11 @@ class Gaussian(nn.Module):
     mean: Tensor  # (L,)
     factor: Tensor  # (L, L)
 
-    def __init__(self, size: int, ridge: float) -> None:
-        """`ridge` is added to the variances: the least spread that clean vectors are credited with, squared."""
+    def __init__(self, size: int, ridge: float, shrink: float = 0.0) -> None:
+        """`ridge` is added to the variances: the least spread that clean vectors are credited with, squared. `shrink`
+        is the share by which the covariance is drawn towards the mean variance times the unit matrix."""
         super().__init__()
-        self.ridge = ridge
+        self.ridge, self.shrink = ridge, shrink
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("factor", torch.eye(size))
 
@@ -40,7 +48,9 @@ class Gaussian(nn.Module):
         mean = values.mean(0)
         away = values - mean
         covariance = away.T @ away / len(values)
-        covariance += self.ridge * torch.eye(len(mean), dtype=torch.float64, device=values.device)
+        unit = torch.eye(len(mean), dtype=torch.float64, device=values.device)
+        even = covariance.diagonal().mean().clamp_min(TINY) * unit
+        covariance = (1 - self.shrink) * covariance + self.shrink * even + self.ridge * unit
         self.mean.copy_(mean)
         self.factor.copy_(torch.linalg.cholesky(torch.linalg.inv(covariance)))
 
@@ -50,19 +60,23 @@ class Gaussian(nn.Module):
 
 
 class Mixture(nn.Module):
-    """A Gaussian mixture by EM (scikit-learn), its number of components by BIC among `COMPONENTS`.
+    """A Gaussian mixture by EM (scikit-learn), its number of components by BIC among those `tried`.
 
-    It always holds the largest number, those not used with weight 0, so that weights of one model load into another.
+    It always holds the largest number, those not used with weight 0, so that weights of one model load into another;
+    `trim` drops them.
     """
 
     means: Tensor  # (K, L)
     factors: Tensor  # (K, L, L)
     constants: Tensor  # (K,) log w_k + log|F_k| - L/2 log 2 pi
 
-    def __init__(self, size: int, ridge: float) -> None:
+    def __init__(
+        self, size: int, ridge: float, tried: Sequence[int] = COMPONENTS, covariance: Covariance = "full"
+    ) -> None:
+        """`covariance`: of each component its own (full), one for all (tied), or of variances alone (diag)."""
         super().__init__()
-        self.ridge = ridge
-        most = COMPONENTS[-1]
+        self.size, self.ridge, self.tried, self.covariance = size, ridge, tuple(tried), covariance
+        most = max(self.tried)
         self.register_buffer("means", torch.zeros(most, size))
         self.register_buffer("factors", torch.eye(size).repeat(most, 1, 1))
         self.register_buffer("constants", torch.full((most,), -1e30))
@@ -77,20 +91,25 @@ class Mixture(nn.Module):
         if len(points) > MIXTURE_MOST:
             points = points[np.linspace(0, len(points) - 1, MIXTURE_MOST).astype(np.int64)]
         n, size = points.shape
-        best, lowest = None, math.inf
-        for k in COMPONENTS:
-            if k > 1 and n < k * size * POINTS_PER_VALUE:
+        # A covariance of its own takes points for each of its values; variances alone take a few.
+        needed = POINTS_PER_VALUE * (size if self.covariance == "full" else 1)
+        best, lowest, waited = None, math.inf, 0
+        for k in self.tried:
+            if best is not None and (n < k * needed or waited == PATIENCE):
                 break
             with warnings.catch_warnings():
                 # A mixture that EM had not quite settled after its iterations is still judged by its BIC.
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                found = GaussianMixture(k, reg_covar=self.ridge, random_state=0).fit(points)
+                found = GaussianMixture(k, covariance_type=self.covariance, reg_covar=self.ridge, random_state=0)
+                found.fit(points)
             criterion = found.bic(points)
+            waited += 1
             if criterion < lowest:
-                best, lowest = found, criterion
+                best, lowest, waited = found, criterion, 0
         assert best is not None
         used = len(best.weights_)
         factors = torch.from_numpy(best.precisions_cholesky_)
+        factors = factors.diag_embed() if self.covariance == "diag" else factors.expand(used, size, size)
         self.constants.fill_(-1e30)
         self.means[:used] = torch.from_numpy(best.means_)
         self.factors[:used] = factors
@@ -100,7 +119,19 @@ class Mixture(nn.Module):
             - 0.5 * size * math.log(2 * math.pi)
         )
 
+    def trim(self) -> int:
+        """Drops the components that are not used; how many are left."""
+        used = int((self.constants > -1e29).sum())
+        for name in ("means", "factors", "constants"):
+            self.register_buffer(name, getattr(self, name)[:used].clone())
+        self.tried = (used,)
+        return used
+
+    def joint(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """log w_k + log N(v; component k) of (B, L), (K, B), and F_k^T (v - m_k), (K, B, L)."""
+        away = torch.einsum("kbl,klm->kbm", vectors[None] - self.means[:, None], self.factors)
+        return self.constants[:, None] - 0.5 * away.square().sum(2), away
+
     def density(self, vectors: Tensor) -> Tensor:
         """Negative log-density of (B, L) in nats, (B,)."""
-        away = torch.einsum("kbl,klm->kbm", vectors[None] - self.means[:, None], self.factors)
-        return -torch.logsumexp(self.constants[:, None] - 0.5 * away.square().sum(2), dim=0)
+        return -torch.logsumexp(self.joint(vectors)[0], dim=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -45,6 +45,17 @@ class Recipe:
     decay: float = 1e-4  # weight decay
     clip: float = 1.0  # norm that each player's gradient is clipped to
     patience: int = 20  # epochs without a better validation loss before stopping
+    momentum: float = 0.9  # AdamW's beta_1; players that answer each other want less of it
+    average: float = 0.0  # of the weights' running average, the share that a step keeps; 0 takes the weights themselves
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A graph that is exported beside those that follow from a family's methods."""
+
+    module: nn.Module  # called with the inputs in order; a tensor, or a tuple of as many as there are outputs
+    inputs: dict[str, Tensor]  # name -> example of three rows; the first axis is the batch
+    outputs: tuple[str, ...]
 
 
 class Evidence(NamedTuple):
@@ -57,6 +68,24 @@ class Evidence(NamedTuple):
 Batches = Callable[[], Iterable[Tensor]]  # a fresh pass over clean raw batches at each call
 
 
+@dataclass(frozen=True)
+class Conditioned:
+    """`Batches` of a source that declares conditions: a plain call gives the batches alone."""
+
+    pairs: Callable[[], Iterable[tuple[Tensor, Tensor]]]  # the same with the conditions, (B,) int64, of each batch
+
+    def __call__(self) -> Iterator[Tensor]:
+        return (x for x, _ in self.pairs())
+
+
+def conditioned(batches: Batches) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """A pass over batches with their conditions, None where the source declares none."""
+    if isinstance(batches, Conditioned):
+        yield from batches.pairs()
+    else:
+        yield from ((x, None) for x in batches())
+
+
 class Family(nn.Module, ABC):
     """A way of learning what clean product looks like.
 
@@ -64,6 +93,10 @@ class Family(nn.Module, ABC):
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("image", "series", "vector")  # input kinds the mathematics allows
+    takes_missing: ClassVar[bool] = True  # whether values may be missing (NaN) where the spec allows it
+    # Whether it can be told what each sample was made as. `condition`, (B,) int64, numbers `spec.conditions`; it is
+    # given to every method that takes it where the spec names some, and None otherwise.
+    conditional: ClassVar[bool] = False
 
     def __init__(self, spec: InputSpec, meaning: Mapping[str, str], fused: Mapping[str, Form]) -> None:
         """Keeps what every family has.
@@ -92,18 +125,39 @@ class Family(nn.Module, ABC):
         """Who learns in turn, by name; empty where nothing is left to learn after `start`."""
 
     @abstractmethod
-    def loss(self, x: Tensor, player: str, at: Progress) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
         """Named scalar terms for raw (B, *shape); `total` is minimised over the player's parameters."""
+
+    def turns(self, player: str) -> int:
+        """How often the player learns at each step, each time from other samples; at least 1."""
+        return 1
+
+    def held(self, x: Tensor, at: Progress, condition: Tensor | None = None) -> Tensor:
+        """What early stopping minimises: a scalar for raw (B, *shape) of the validate split, in evaluation mode and
+        without gradients. The players' totals together, unless their game says nothing of how good the model is."""
+        total = torch.zeros((), device=x.device)
+        for player in self.players():
+            total = total + self.loss(x, player, at, condition)["total"]
+        return total
+
+    def alarm(self, history: Sequence[Mapping[str, float]]) -> str | None:
+        """At the end of an epoch: a sentence on why the fit is broken and what to do, which ends it; None goes on.
+
+        Args:
+            history: a row per epoch so far: `step`, the mean of each loss term (`player.term` where there are several
+                players), `validate`. Nothing else may enter, or a resumed fit would end elsewhere.
+        """
+        return None
 
     @abstractmethod
     def finish(self, batches: Batches) -> None:
         """Statistics of a last look at the fit split, with the weights as they will be exported."""
 
     @abstractmethod
-    def evidence(self, x: Tensor) -> Evidence:
+    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
         """Of raw (B, *shape), NaN where missing. Deterministic; evaluation mode."""
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Raw (B, *shape) -> mean and log-variance of the latent, each (B, L).
 
         Raises:
@@ -111,7 +165,7 @@ class Family(nn.Module, ABC):
         """
         raise Refusal(f"Family {type(self).__name__} has no latent space to encode into; fit a vae for that.")
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """Latent (B, L) -> reconstruction (B, *shape) in raw units, float32.
 
         Raises:
@@ -119,13 +173,18 @@ class Family(nn.Module, ABC):
         """
         raise Refusal(f"Family {type(self).__name__} has no decoder; fit a vae for that.")
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
         """New samples, (n, *shape) in raw units, float32.
 
         Raises:
             Refusal: the family cannot generate.
         """
         raise Refusal(f"Family {type(self).__name__} cannot generate samples; fit a vae for that.")
+
+    def more_graphs(self) -> dict[str, Plan]:
+        """What a fitted family that generates without a decoder, or from latents that are not N(0, I), ships, by file
+        name: `sampler.onnx` (`noise` -> `sample`) or `step.onnx` (`sample`, `time`, `noise` -> `next`)."""
+        return {}
 
     def notes(self) -> tuple[str, ...]:
         """Sentences on choices that a user should know of before the fit."""
@@ -140,13 +199,18 @@ class Family(nn.Module, ABC):
         """L, or 0 for a family without a latent space."""
         return 0
 
+    @property
+    def decodes(self) -> bool:
+        """Whether a graph can turn latents back into samples; one that only encodes says False."""
+        return self.latent_size > 0
+
     def arguments(self) -> dict[str, Any]:
         """The constructor's keywords with their resolved values."""
         return {name: getattr(self, name) for name in keywords(type(self))}
 
-    def scored(self, x: Tensor) -> tuple[Tensor, Evidence]:
+    def scored(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Evidence]:
         """The fused score, (B,), and the evidence behind it."""
-        found = self.evidence(x)
+        found = self.evidence(x, condition)
         return self.fusion(found.terms), found
 
 
@@ -161,7 +225,7 @@ def make(table: Mapping[str, type[Family]], name: str, spec: InputSpec, argument
 
     Raises:
         Refusal: an unknown family or argument (listing the right ones), a value of the wrong type, a kind of input
-            that the family's mathematics does not allow.
+            that the family's mathematics does not allow, conditions or missing values where it takes none.
     """
     if name not in table:
         raise Refusal(f"There is no family {name!r}; the families are {', '.join(table)}.")
@@ -184,7 +248,28 @@ def make(table: Mapping[str, type[Family]], name: str, spec: InputSpec, argument
             given[head] = _typed(name, head, value, known[head].default)
     if spec.kind not in cls.kinds:
         raise Refusal(f"Family {name} takes {' and '.join(cls.kinds)} inputs, not {spec.kind}; choose another family.")
+    if spec.missing == "allow" and not cls.takes_missing:
+        able = [key for key, one in table.items() if one.takes_missing]
+        raise Refusal(
+            f"Family {name} needs every value of a sample; leave --missing allow out, or fit "
+            f"{' or '.join(able) or 'another family'}."
+        )
+    if spec.conditions and not cls.conditional:
+        able = [key for key, one in table.items() if one.conditional]
+        raise Refusal(
+            f"Family {name} takes no conditions; leave --condition out, or fit {' or '.join(able) or 'another family'}."
+        )
     return cls(spec, **given)
+
+
+def in_range(name: str, value: float, low: float, high: float) -> None:
+    """Refuses an argument that does not lie between two bounds, both allowed.
+
+    Raises:
+        Refusal: naming it, its value and the bounds.
+    """
+    if not low <= value <= high:
+        raise Refusal(f"Argument {name} is {value}; it must lie between {low:g} and {high:g}.")
 
 
 def _typed(family: str, key: str, value: Any, default: Any) -> Any:

@@ -7,6 +7,7 @@ that and the spec's layout.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional
 from models.spec import ImageSpec, InputSpec, SeriesSpec
 
 SMALLEST = 8  # spatial size at which strided convolutions give way to a dense layer
+RELATED_MOST = 256  # values of an image's coarse grid: their covariance stays small and a few hundred samples teach it
 WIDEST = 8  # largest channel count, in multiples of the width
 
 
@@ -151,6 +153,21 @@ def decoder_for(spec: InputSpec, inputs: int, per_value: int, width: int, output
     return MLP(inputs, outputs or channels * per_value, width)
 
 
+def averaging(spec: InputSpec, resolution: int) -> int:
+    """Pixels of an image that one pixel of the networks' input stands for, along each side, so that its longer side
+    is `resolution` at most; 0 averages none."""
+    if not isinstance(spec, ImageSpec) or not resolution:
+        return 1
+    return math.ceil(max(spec.height, spec.width) / max(resolution, 16))
+
+
+def averaged(spec: InputSpec, factor: int) -> InputSpec:
+    """The spec of what is left after `shrink` by the factor."""
+    if not isinstance(spec, ImageSpec) or factor == 1:
+        return spec
+    return replace(spec, height=math.ceil(spec.height / factor), width=math.ceil(spec.width / factor))
+
+
 def shrink(x: Tensor, factor: int) -> Tensor:
     """(B, C, H, W) averaged over squares of `factor` pixels; the border is repeated where it does not divide."""
     if factor == 1:
@@ -166,6 +183,33 @@ def enlarge(x: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
         return x
     shape = (x.shape[2] * factor, x.shape[3] * factor)
     return functional.interpolate(x, size=shape, mode="bilinear", align_corners=False)[:, :, : size[0], : size[1]]
+
+
+def related(x: Tensor, spec: InputSpec) -> Tensor:
+    """Channels-first (B, C, ...) -> (B, S, V): S places that each hold V values whose relations a covariance can learn:
+    the columns of a vector, the channels at each step of a window, an image averaged down to `RELATED_MOST` values."""
+    match spec:
+        case ImageSpec():
+            return shrink(x, _coarseness(spec)).flatten(1)[:, None]
+        case SeriesSpec():
+            return x.permute(0, 2, 1)
+        case _:
+            return x[:, None]
+
+
+def related_values(spec: InputSpec) -> int:
+    """V of `related`."""
+    if isinstance(spec, ImageSpec):
+        side = _coarseness(spec)
+        return spec.channels * math.ceil(spec.height / side) * math.ceil(spec.width / side)
+    return inner_shape(spec)[0]
+
+
+def _coarseness(spec: ImageSpec) -> int:
+    side = 1
+    while spec.channels * math.ceil(spec.height / side) * math.ceil(spec.width / side) > RELATED_MOST:
+        side += 1
+    return side
 
 
 def smooth(x: Tensor, spec: InputSpec) -> Tensor:

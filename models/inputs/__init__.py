@@ -4,6 +4,7 @@ Files and request bodies become arrays in a spec's layout: `load` for a fit, `bl
 requests.
 """
 
+from models.inputs.conditions import declare, number_of
 from models.inputs.images import read_roi, roi_digest
 from models.inputs.infer import infer_spec
 from models.inputs.load import load
@@ -16,6 +17,7 @@ __all__ = [
     "InputOptions",
     "Limits",
     "blocks",
+    "declare",
     "from_arrow",
     "from_files",
     "from_json",
@@ -23,6 +25,7 @@ __all__ = [
     "from_raw",
     "infer_spec",
     "load",
+    "number_of",
     "read_roi",
     "roi_digest",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median_low
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Refusal
+from models.inputs.conditions import declared_names
 from models.inputs.images import Form, Unreadable, probe, read_roi, roi_digest
 from models.inputs.options import InputOptions
 from models.inputs.rows import RowSpec, Wanted, array_columns
@@ -34,11 +36,14 @@ def infer_spec(source: Source, options: InputOptions) -> tuple[InputSpec, list[s
         Refusal: an option that does not apply, sizes that no graph takes, no readable sample, no numeric column.
     """
     _check_options(source, options)
+    conditions = declared_names(source)
     if source.kind == "image":
         assert not isinstance(source, TableFiles)
-        return _image_spec(source, options)
+        image, notes = _image_spec(source, options)
+        return replace(image, conditions=conditions), notes
     assert not isinstance(source, ImageFolder)
-    return _row_spec(source, options)
+    row, notes = _row_spec(source, options)
+    return replace(row, conditions=conditions), notes
 
 
 def _check_options(source: Source, options: InputOptions) -> None:

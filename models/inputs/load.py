@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from models.blocks import Samples
 from models.errors import Refusal
+from models.inputs.conditions import fitted_numbers, of_source
 from models.inputs.images import Mask, Pixels, fitted_roi
 from models.inputs.rows import Rows, RowSpec, Values, Wanted, key_groups, sentence, unusable, wanted_by
 from models.inputs.spool import Coder, Codes, Ints, Spooled, append, digest_head, mapped
 from models.inputs.stream import holds_windows, pixel_chunks, row_items, taken_files, taken_pixels
 from models.inputs.windows import window_starts
 from models.sources import ArrayFile, ImageFolder, Source, TableFiles, as_kind
+from models.sources.conditions import ConditionTable
 from models.sources.images import grouping
 from models.spec import ImageSpec, InputSpec, SeriesSpec
 
@@ -38,17 +40,23 @@ def load(
         Refusal: nothing readable; NaN or infinity in the clean data; unsorted timestamps; a sample without group.
     """
     source = as_kind(source, spec.kind)
+    table = of_source(source, spec)
     folder.mkdir(parents=True, exist_ok=True)
     tell = progress or (lambda done, total: None)
     if isinstance(spec, ImageSpec):
         assert not isinstance(source, TableFiles)
-        return _load_images(source, spec, folder / "parts.bin", roi, tell)
+        return _load_images(source, spec, folder / "parts.bin", roi, tell, table)
     assert not isinstance(source, ImageFolder)
-    return _load_rows(source, spec, folder / "rows.bin", tell)
+    return _load_rows(source, spec, folder / "rows.bin", tell, table)
 
 
 def _load_images(
-    source: ImageFolder | ArrayFile, spec: ImageSpec, path: Path, roi: Mask | None, tell: Progress
+    source: ImageFolder | ArrayFile,
+    spec: ImageSpec,
+    path: Path,
+    roi: Mask | None,
+    tell: Progress,
+    table: ConditionTable | None,
 ) -> Spooled:
     mask = fitted_roi(spec, roi)
     first, last = source.span
@@ -71,10 +79,12 @@ def _load_images(
         some = " ".join(why for _, why in skipped[:3])
         raise Refusal(f"No image of {source.path.name} can be used. {some}")
     count = np.array(counts, np.int64)
+    names = items.done()
+    conditions = None if table is None else fitted_numbers(spec, table, names, np.array(kept, np.int64)).repeat(count)
     return Spooled(
         spec=spec,
-        digest=digest.hexdigest(),
-        items=items.done(),
+        digest=_with_conditions(digest, conditions),
+        items=names,
         first=np.cumsum(count) - count,
         count=count,
         groups=_image_groups(source, source.options.group_by, "--group-by", kept),
@@ -83,6 +93,7 @@ def _load_images(
         skipped=skipped,
         mapped=mapped(path, spec.dtype, (int(count.sum()), *spec.shape)),
         starts=None,
+        conditions=conditions,
     )
 
 
@@ -124,7 +135,9 @@ def _image_groups(
     return coder.done()
 
 
-def _load_rows(source: ArrayFile | TableFiles, spec: RowSpec, path: Path, tell: Progress) -> Spooled:
+def _load_rows(
+    source: ArrayFile | TableFiles, spec: RowSpec, path: Path, tell: Progress, table: ConditionTable | None
+) -> Spooled:
     skipped: list[tuple[str, str]] = []
     if isinstance(source, TableFiles) and len(source.files) > 1:
         skipped = [(name, why) for name in source.files if (why := _unopenable(source, name))]
@@ -144,10 +157,16 @@ def _load_rows(source: ArrayFile | TableFiles, spec: RowSpec, path: Path, tell: 
         raise Refusal(f"Nothing in {source.path.name} {what}; give more clean data. {some}".strip())
     n = len(first)
     series = isinstance(spec, SeriesSpec)
+    items = spool.items.done()
+    conditions = None if table is None else fitted_numbers(spec, table, items, np.concatenate(spool.index))
+    if conditions is not None and not series:
+        # Rows without any value are no samples but still parts of the mapped file, by whose numbers this is asked for.
+        conditions, known = np.zeros(spool.done, np.int64), conditions
+        conditions[first] = known
     return Spooled(
         spec=spec,
-        digest=spool.digest.hexdigest(),
-        items=spool.items.done(),
+        digest=_with_conditions(spool.digest, conditions),
+        items=items,
         # A series counts its windows; of a table, rows without any value are passed over.
         first=np.arange(n, dtype=np.int64) if series else first,
         count=np.ones(n, np.int64),
@@ -157,7 +176,15 @@ def _load_rows(source: ArrayFile | TableFiles, spec: RowSpec, path: Path, tell: 
         skipped=skipped,
         mapped=mapped(path, spec.dtype, (spool.done, len(spec.columns))),
         starts=first if series else None,
+        conditions=conditions,
     )
+
+
+def _with_conditions(digest: hashlib._Hash, conditions: Ints | None) -> str:
+    """The digest of the samples and of what they were declared as."""
+    if conditions is not None:
+        digest.update(b"conditions" + conditions.tobytes())
+    return digest.hexdigest()
 
 
 def _unopenable(source: TableFiles, name: str) -> str | None:
@@ -180,6 +207,9 @@ class _RowSpool:
         self.items, self.together, self.calibrate = Coder(), Coder(), Coder()
         self.first: list[Ints] = []  # per item: first row in the file of each sample
         self.row: list[Ints] = []  # per item: the same within the item
+        self.index: list[
+            Ints
+        ] = []  # per item: number within it of the row, or window, that gives the sample its verdict
         self.done = 0  # rows in the file
 
     def add(self, name: str, chunks: Iterator[Rows], tell: Callable[[int], None]) -> None:
@@ -234,6 +264,7 @@ class _RowSpool:
         self.items.add(name, len(at))
         self.first.append(base + at)
         self.row.append(np.zeros(len(at), np.int64) if self.windows else origin + at)
+        self.index.append(origin + last)
 
     def _checked(self, chunk: Rows) -> Values:
         bad = unusable(chunk.values, self.spec.missing)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.blocks import Block, plain
 from models.errors import Malformed, Refusal, TooLarge, UnsupportedType
+from models.inputs.conditions import declare
 from models.inputs.images import Mask, Unreadable, conform, fitted_roi, image_block, take_image
 from models.inputs.options import LIMITS, Limits
 from models.inputs.rows import (
@@ -37,11 +38,12 @@ from models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec, describe
 
 
 def from_json(spec: InputSpec, body: Mapping[str, Any], *, roi: Mask | None = None, limits: Limits = LIMITS) -> Block:
-    """`{"data": nested numbers, "columns"?, "timestamps"?, "items"?}`.
+    """`{"data": nested numbers, "columns"?, "timestamps"?, "items"?, "condition"?}`.
 
     Images are integers, (N, H, W) or (N, H, W, C); vectors (N, D); a series (T, C), or windows (N, T, C) of the model's
     length. `columns` puts columns in place by name: missing ones are refused, others passed over. null is a missing
-    value. `items` names samples; consecutive rows of a series with the same name are one series.
+    value. `items` names samples; consecutive rows of a series with the same name are one series. `condition` says what
+    each sample (each row, of a series) was made as.
 
     Raises:
         Malformed: no data, ragged or empty data, or values that are not numbers.
@@ -58,8 +60,15 @@ def from_json(spec: InputSpec, body: Mapping[str, Any], *, roi: Mask | None = No
     if stamps is not None and (not isinstance(stamps, list) or not all(_is_stamp(v) for v in stamps)):
         raise Malformed('"timestamps" must be a list of strings or numbers, one per row.')
     if isinstance(spec, ImageSpec):
-        return _images(spec, _pixels(values, spec), roi, limits, items)
-    return _rows(spec, values, _strings(body.get("columns"), "columns"), stamps, items, limits)
+        block = _images(spec, _pixels(values, spec), roi, limits, items)
+    else:
+        block = _rows(spec, values, _strings(body.get("columns"), "columns"), stamps, items, limits)
+    words = body.get("condition")
+    if words is None:
+        return block
+    if not isinstance(words, list) or not all(isinstance(v, (str, int)) and not isinstance(v, bool) for v in words):
+        raise Malformed('"condition" must be a list of names, one per sample.')
+    return declare(block, spec, [str(v) for v in words])
 
 
 def from_raw(spec: InputSpec, body: bytes, *, roi: Mask | None = None, limits: Limits = LIMITS) -> Block:

@@ -74,6 +74,7 @@ class Spooled:
     skipped: Sequence[tuple[str, str]]
     mapped: NDArray[Any]  # (parts, *spec.shape), or (rows, columns) of a series
     starts: Ints | None  # series only: first row of each window in `mapped`
+    conditions: Ints | None = None  # (parts,)
 
     def __len__(self) -> int:
         return len(self.first)

@@ -14,6 +14,7 @@ import numpy as np
 
 from models.blocks import Block, plain
 from models.errors import Refusal
+from models.inputs.conditions import conditioned, of_source
 from models.inputs.images import (
     Mask,
     Pixels,
@@ -55,9 +56,16 @@ def blocks(source: Source, spec: InputSpec, *, roi: Mask | None = None, rows: in
     read past a row ends in one such sample.
 
     Raises:
-        Refusal: the source does not hold what the model takes, or its timestamps do not ascend.
+        Refusal: the source does not hold what the model takes, or its timestamps do not ascend; the model wants
+            conditions and the source's options name none.
     """
     source = as_kind(source, spec.kind)
+    table = of_source(source, spec)
+    found = _blocks(source, spec, roi, rows)
+    yield from found if table is None else conditioned(found, spec, table)
+
+
+def _blocks(source: Source, spec: InputSpec, roi: Mask | None, rows: int) -> Iterator[Block]:
     if isinstance(spec, ImageSpec):
         mask = fitted_roi(spec, roi)
         assert not isinstance(source, TableFiles)

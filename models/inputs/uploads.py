@@ -84,6 +84,9 @@ def join(blocks: Sequence[Block]) -> Block:
         place=np.concatenate([b.place + r for b, r in zip(blocks, rows, strict=False) if b.place is not None])
         if blocks[0].place is not None
         else None,
+        conditions=np.concatenate([b.conditions for b in blocks if b.conditions is not None])
+        if blocks[0].conditions is not None
+        else None,
     )
 
 

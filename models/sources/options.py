@@ -24,11 +24,18 @@ class SourceOptions:
     group_by: str | None = None  # column, npz key, `folder` or regular expression: never split within a group
     calibrate_by: str | None = None  # the same, for groups that are calibrated apart
     labels: str | None = None  # how labels are given; a label column is no feature
+    condition: str | None = None  # how the condition of each sample is given; such a column is no feature
 
     @property
     def label_column(self) -> str | None:
         """The column that holds labels, where `labels` names one."""
         return self.labels.removeprefix("column:") if self.labels and self.labels.startswith("column:") else None
+
+    @property
+    def condition_column(self) -> str | None:
+        """The column that holds conditions, where `condition` names one."""
+        how = self.condition or ""
+        return how.removeprefix("column:") if how.startswith("column:") else None
 
 
 def parse_rows(text: str) -> tuple[int | None, int | None]:

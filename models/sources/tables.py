@@ -157,6 +157,7 @@ def roles(table: Table, options: SourceOptions) -> Roles:
             ("--labels", options.label_column),
             ("--group-by", options.group_by),
             ("--calibrate-by", options.calibrate_by),
+            ("--condition", options.condition_column),
         )
         if name is not None
     }

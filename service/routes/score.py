@@ -25,6 +25,7 @@ from models.calibration import Decision, decide
 from models.errors import Malformed, Refusal, UnsupportedType
 from models.inputs.options import Limits
 from models.scorer import UNJUDGED, Verdicts
+from models.sources.options import listed
 from models.spec import SeriesSpec
 from service import multipart
 from service.answer import Maps, render
@@ -33,7 +34,7 @@ from service.live import Served
 from service.state import Service, service_of
 
 PATH = "/v1/models/{model}/score"
-CONTROLS = ("alpha", "threshold", "decide_by", "maps", "group")
+CONTROLS = ("alpha", "threshold", "decide_by", "maps", "group", "condition")
 MAPS = ("none", "png", "array")
 
 
@@ -46,6 +47,7 @@ class Controls:
     decide_by: str
     maps: Maps
     group: str | None
+    condition: str | None  # of every sample
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ async def score(request: Request) -> Response:
         content_type = request.headers.get("content-type", "")
         reader = _reader(content_type, request.headers.get("content-encoding", "identity"))
         body = Body(content_type, await request.body(), _limits(service))
-        work = partial(_judge, service, served, decision, controls.maps, reader, body)
+        work = partial(_judge, service, served, decision, controls, reader, body)
         verdicts, answer = await anyio.to_thread.run_sync(work, limiter=service.turns.limiter)
     request.scope["vaegis.samples"] = len(verdicts)
     if answer is None:
@@ -128,15 +130,16 @@ def _judge(
     service: Service,
     served: Served,
     decision: Decision,
-    maps: Maps,
+    controls: Controls,
     reader: Callable[[Served, Body], Block],
     body: Body,
 ) -> tuple[Verdicts, bytes | None]:
     """Verdicts and the answer's body, or None where no sample could be judged."""
     name, began = served.resolved.name, time.perf_counter()
-    block = reader(served, body)
+    block = _declared(served, reader(served, body), controls.condition)
     decoded = time.perf_counter()
     # The events of a series name the guilty channels, which the maps tell.
+    maps = controls.maps
     verdicts = served.scorer.verdicts(block, decision, maps != "none" or isinstance(served.scorer.spec, SeriesSpec))
     scored = time.perf_counter()
     service.metrics.decoding.labels(name).observe(decoded - began)
@@ -145,6 +148,26 @@ def _judge(
     if all(status == UNJUDGED for status in verdicts.status):
         return verdicts, None
     return verdicts, render(served, verdicts, maps)
+
+
+def _declared(served: Served, block: Block, condition: str | None) -> Block:
+    """The block with the query's condition for every sample, where the model takes conditions.
+
+    Raises:
+        Refusal: none is given, or both the query and the body give one; the model does not know it.
+    """
+    spec = served.scorer.spec
+    if condition is not None:
+        if block.conditions is not None:
+            raise Refusal('Both the query and the body give a "condition"; leave one of them out.')
+        inputs.number_of(spec, condition)
+        return inputs.declare(block, spec, [condition] * len(block))
+    if spec.conditions and block.conditions is None:
+        raise Refusal(
+            f"The model was fitted with conditions ({listed(spec.conditions, 20)}). Add ?condition=NAME for all "
+            'samples of the request, or in JSON "condition": [...], one per sample.'
+        )
+    return block
 
 
 def _decision(served: Served, controls: Controls) -> Decision:
@@ -174,6 +197,7 @@ def parse_controls(query: QueryParams) -> Controls:
         decide_by=query.get("decide_by", "score"),
         maps=cast(Maps, maps),
         group=query.get("group"),
+        condition=query.get("condition"),
     )
 
 

@@ -97,6 +97,13 @@ _PARAMETERS: list[dict[str, Any]] = [
         "description": "Calibration group to decide within, for models that were fitted with groups.",
         "schema": {"type": "string"},
     },
+    {
+        "name": "condition",
+        "in": "query",
+        "description": "What every sample was made as, for models that were fitted with conditions; JSON may say it of "
+        "each sample instead.",
+        "schema": {"type": "string"},
+    },
 ]
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _BODY: dict[str, Any] = {
@@ -124,7 +131,11 @@ _BODY: dict[str, Any] = {
                     "items": {"type": "string"},
                     "description": "A name per sample.",
                 },
-                "condition": {"type": "array", "items": {"type": "integer"}, "description": "For conditional models."},
+                "condition": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "description": "What each sample (row of a series) was made as, for models fitted with conditions.",
+                },
             },
         },
         "examples": {
