@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-slow check acceptance wheel clean bench-quality bench-calibration bench-speed
+.PHONY: help setup demo serve test test-slow check acceptance wheel clean bench-quality bench-calibration bench-speed bench-choose
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ bench-calibration: $(STAMP) ## false alarms and p-values against truth on the sa
 
 bench-speed: $(STAMP) ## fit time, scoring against bare onnxruntime, memory
 	$(BIN)/python -m tests.bench.speed
+
+bench-choose: $(STAMP) ## which evidence to fuse, by synthetic defects, without labels
+	$(BIN)/python -m tests.bench.choose
 
 wheel: $(STAMP) ## dist/*.whl
 	$(BIN)/python -m build --wheel

@@ -13,12 +13,19 @@ x is a sample of D values, y the same normalised; q(z|x) = N(mu, sigma^2) and p(
                             estimation, Ghosh et al. 2020, arXiv:1903.12436)
     map                   = (y - E[y|mu])^2 / s^2, s^2 the clean residual variance         per pixel, step or column
     map_peak              = max of the smoothed map
-    residual_distance     = Mahalanobis distance of y - E[y|mu] from the clean residuals    vectors only
-    input_distance        = Mahalanobis distance of y from clean y (Hotelling's T2)         vectors only
+    residual_distance     = Mahalanobis distance of y - E[y|mu] from the clean residuals
+    input_distance        = Mahalanobis distance of y from clean y (Hotelling's T2)
+
+The last two are taken over the columns of a table, over the channels at each step of a window (and then as the root
+mean square over its steps), and over an image averaged down to a coarse grid: what is left over may be small
+everywhere and yet lie where, or go together as, nothing left over by clean samples does.
 
 The K noises e_k are stored in the graph, half of them the negatives of the other half (antithetic) and each unit's
 scaled to a mean square of 1, so that the bound is an average over the posterior, of its very mean and variance, and yet
 the same at each call; at the posterior mean it would be no bound at all.
+Where conditions are declared, q(z|x, c) and p(x|z, c): the one-hot c stands beside the inputs of encoder and decoder
+(Sohn, Lee and Yan 2015). The prior is the same under every condition; y's distance is taken from clean y of its own
+condition, by a covariance common to all.
 Missing values (NaN) enter the encoder as the clean mean with a flag beside them and leave no trace in any evidence.
 """
 
@@ -26,22 +33,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.errors import Refusal
 from models.families.densities import Gaussian, Mixture
-from models.families.family import Batches, Evidence, Family, Progress, Recipe
+from models.families.family import Batches, Evidence, Family, Progress, Recipe, conditioned, in_range
 from models.families.fusion import Form
 from models.families.layers import (
+    averaged,
+    averaging,
     decoder_for,
     encoder_for,
     enlarge,
     from_channels,
     inner_shape,
+    related,
+    related_values,
     shrink,
     smooth,
     to_channels,
@@ -51,7 +60,8 @@ from models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the latent covariance: collapsed units have none of their own
 TABLE_RIDGE = 1e-4  # the same of normalised columns: near-exact relations between columns are what a fault breaks
-TABLE_MOST = 2048  # columns up to which a full covariance is kept
+TABLE_MOST = 2048  # columns or channels up to which a full covariance is kept
+IMAGE_SHRINK = 0.1  # of an image's coarse covariance, towards its mean variance: some cells hardly vary when clean
 NOISE_SEED = 20131220
 
 
@@ -63,26 +73,40 @@ MEANING = {
     "latent_density": "negative log-density of the posterior mean among the clean latents, nats",
     "map_peak": "largest value of the map: the strangest place, in units of clean variance",
 }
-TABLE_MEANING = {
+DISTANCE_MEANING = {
     "residual_distance": "Mahalanobis distance of what the reconstruction leaves over from clean residuals",
     "input_distance": "Mahalanobis distance of the values themselves from clean ones (Hotelling's T2)",
 }
-FUSED: dict[str, Form] = {
-    "reconstruction_error": "log",
-    "negative_elbo": "linear",
-    "latent_density": "linear",
-    "map_peak": "log",
+# Which terms a score fuses was told by synthetic defects (docs/benchmarks.md), not by labels.
+FUSED: dict[str, dict[str, Form]] = {
+    "image": {"latent_density": "linear", "map_peak": "log", "residual_distance": "log"},
+    "series": {"map_peak": "log", "residual_distance": "log", "input_distance": "log"},
+    "vector": {"residual_distance": "log", "input_distance": "log"},
 }
-TABLE_FUSED: dict[str, Form] = {"residual_distance": "log", "input_distance": "log"}
+# Where images may vary, the latent tells how they lie and are lit, which is declared not to matter, and one pixel's
+# clean residuals are those of every part of the product that may come to lie there.
+FUSED_VARIED: dict[str, Form] = {"reconstruction_error": "log", "residual_distance": "log"}
+# Where values may be missing there are no such distances: at its mean a gap breaks the very relations they hold it to.
+FUSED_MISSING: dict[str, Form] = {"reconstruction_error": "log", "latent_density": "linear", "map_peak": "log"}
+
+
+def fused(spec: InputSpec, whole: bool) -> dict[str, Form]:
+    """The terms that enter the score. `whole`: distances between values are among the evidence."""
+    if not whole:
+        return FUSED_MISSING
+    return FUSED_VARIED if spec.kind == "image" and spec.invariances else FUSED[spec.kind]
 
 
 class VAE(Family):
     """See the module's mathematics."""
 
+    conditional = True
+
     centre: Tensor  # normalisation of raw values, inner shape with singleton space or time
     scale: Tensor
     noise: Tensor  # (K, L)
     residual: Tensor  # clean residual variance per value, inner shape
+    usual: Tensor  # (conditions, V) mean of clean y under each
 
     def __init__(
         self,
@@ -117,20 +141,19 @@ class VAE(Family):
         Raises:
             Refusal: an argument out of its range.
         """
-        # Not with missing values: at a column's mean a gap breaks the very relations that these distances hold it to.
-        tabular = spec.kind == "vector" and spec.missing == "refuse" and spec.shape[0] <= TABLE_MOST
-        super().__init__(spec, MEANING | (TABLE_MEANING if tabular else {}), TABLE_FUSED if tabular else FUSED)
-        _in_range("resolution", resolution, 0, 512)
+        whole = spec.missing == "refuse" and (spec.kind == "image" or spec.shape[-1] <= TABLE_MOST)
+        super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), fused(spec, whole))
+        in_range("resolution", resolution, 0, 512)
         self.resolution = resolution
-        self.factor = _factor(spec, resolution)
+        self.factor = averaging(spec, resolution)
         # What the networks see: the spec, but for larger images averaged down.
-        self.inner = _averaged(spec, self.factor)
+        self.inner = averaged(spec, self.factor)
         shape = inner_shape(self.inner)
-        _in_range("latent", latent, 0, 4096)
-        _in_range("width", width, 0, 4096)
-        _in_range("beta", beta, 0, math.inf)
-        _in_range("warmup", warmup, 0, 1)
-        _in_range("free_bits", free_bits, 0, math.inf)
+        in_range("latent", latent, 0, 4096)
+        in_range("width", width, 0, 4096)
+        in_range("beta", beta, 0, math.inf)
+        in_range("warmup", warmup, 0, 1)
+        in_range("free_bits", free_bits, 0, math.inf)
         if noises < 2 or noises % 2:
             raise Refusal(f"Argument noises is {noises}; it must be even and at least 2, as noises come in pairs.")
         self.latent = latent or _default_latent(spec)
@@ -139,9 +162,10 @@ class VAE(Family):
         self.likelihood, self.variance, self.sigma, self.noises = likelihood, variance, sigma, noises
         self.distribution = likelihood_for(self.inner, shape, likelihood, variance, sigma)
         total = self.distribution.total if isinstance(self.distribution, Table) else 0
-        extra = shape[0] if spec.missing == "allow" else 0
+        told = len(spec.conditions)
+        extra = (shape[0] if spec.missing == "allow" else 0) + told
         self.encoder = encoder_for(self.inner, 2 * self.latent, self.width, extra)
-        self.decoder = decoder_for(self.inner, self.latent, self.distribution.outputs, self.width, total)
+        self.decoder = decoder_for(self.inner, self.latent + told, self.distribution.outputs, self.width, total)
         per_channel = (shape[0],) + (1,) * (len(shape) - 1)
         self.register_buffer("centre", torch.zeros(per_channel))
         self.register_buffer("scale", torch.ones(per_channel))
@@ -151,8 +175,11 @@ class VAE(Family):
         self.register_buffer("residual", torch.ones(shape))
         self.latents = Gaussian(self.latent, RIDGE)
         self.clusters = Mixture(self.latent, RIDGE)
-        self.residuals = Gaussian(shape[0], TABLE_RIDGE) if tabular else None
-        self.inputs = Gaussian(shape[0], TABLE_RIDGE) if tabular else None
+        values = related_values(self.inner)
+        ridge, shrink = (0.0, IMAGE_SHRINK) if spec.kind == "image" else (TABLE_RIDGE, 0.0)
+        self.residuals = Gaussian(values, ridge, shrink) if whole else None
+        self.inputs = Gaussian(values, ridge, shrink) if whole else None
+        self.register_buffer("usual", torch.zeros(told, values), persistent=bool(told))
 
     @property
     def latent_size(self) -> int:
@@ -162,8 +189,9 @@ class VAE(Family):
     def recipe(self) -> Recipe:
         match self.inner:
             case ImageSpec():
-                big = self.inner.height * self.inner.width > 64 * 64
-                return Recipe(steps=1200, batch=32 if big else 128, rate=2e-3)
+                pixels = self.inner.height * self.inner.width
+                batch = 128 if pixels <= 32 * 32 else 64 if pixels <= 64 * 64 else 32
+                return Recipe(steps=1200, batch=batch, rate=2e-3)
             case SeriesSpec():
                 return Recipe(steps=2000, batch=128, rate=2e-3)
             case _:
@@ -217,34 +245,44 @@ class VAE(Family):
     def players(self) -> dict[str, nn.Module]:
         return {"vae": self}
 
-    def loss(self, x: Tensor, player: str, at: Progress) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
+        return self._learned(x, at, condition)[0]
+
+    def _learned(
+        self, x: Tensor, at: Progress, condition: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor]:
+        """The loss's terms, and what they come from: y, what of it was seen, one z, and the decoder's output for it."""
         raw, y, seen = self._values(x)
-        mean, log_variance = self._posterior(y, seen)
+        mean, log_variance = self._posterior(y, seen, condition)
         noise = torch.randn(mean.shape, generator=at.generator, device=at.generator.device).to(mean)
-        out = self.decoder(mean + (0.5 * log_variance).exp() * noise)
+        z = mean + (0.5 * log_variance).exp() * noise
+        out = self._decoded(z, condition)
         nats = -(self.distribution.log_prob(y, raw, out).float() * seen).flatten(1).sum(1).mean()
-        unit = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).float()
+        unit = self._divergence(mean, log_variance, z).float()
         kl = unit.sum(1).mean()
         charged = unit.mean(0).clamp_min(self.free_bits).sum() if self.free_bits else kl
         weight = self.beta * min(1.0, at.share / self.warmup) if self.warmup else self.beta
         values = y[0].numel()
-        return {"total": (nats + weight * charged) / values, "reconstruction": nats / values, "kl": kl}
+        terms = {"total": (nats + weight * charged) / values, "reconstruction": nats / values, "kl": kl}
+        return terms, y, seen, z, out
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """Clean latents and residuals."""
         latents, residuals, inputs = [], [], []
+        if self.inputs is not None and self.spec.conditions:
+            self._find_usual(batches)
         seen_count, square = torch.zeros_like(self.residual).double(), torch.zeros_like(self.residual).double()
-        for batch in batches():
+        for batch, condition in conditioned(batches):
             raw, y, seen = self._values(batch)
-            mean, _ = self._posterior(y, seen)
-            out = self.decoder(mean)
+            mean, _ = self._posterior(y, seen, condition)
+            out = self._decoded(mean, condition)
             latents.append(mean)
             seen_count += seen.double().sum(0)
             square += (self.distribution.error(y, raw, out) * seen).double().sum(0)
             if self.residuals is not None:
-                residuals.append(y - self.distribution.mean(out))
-                inputs.append(y)
+                residuals.append(related(y - self.distribution.mean(out), self.inner).flatten(0, 1))
+                inputs.append(self._unusual(y, condition).flatten(0, 1))
         self.latents.fit(torch.cat(latents))
         self.clusters.fit(torch.cat(latents))
         if self.residuals is not None and self.inputs is not None:
@@ -256,20 +294,20 @@ class VAE(Family):
         overall = own.mean().clamp_min(1e-8)
         self.residual.copy_(own * 0.9 + overall * 0.1)
 
-    def evidence(self, x: Tensor) -> Evidence:
+    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
         raw, y, seen = self._values(x)
-        mean, log_variance = self._posterior(y, seen)
+        mean, log_variance = self._posterior(y, seen, condition)
         spread = (0.5 * log_variance).exp()
         observed = seen.flatten(1).sum(1).clamp_min(1.0)
-        centre = self.decoder(mean)
+        centre = self._decoded(mean, condition)
         error = self.distribution.error(y, raw, centre) * seen
         # A partly observed sample's nats are scaled up to a full one's, so that both can be held against one threshold.
         share = observed / float(math.prod(y.shape[1:]))
-        nats = torch.zeros_like(observed)
+        nats = kl = torch.zeros_like(observed)
         for k in range(self.noises):
-            out = self.decoder(mean + spread * self.noise[k])
-            nats = nats - (self.distribution.log_prob(y, raw, out) * seen).flatten(1).sum(1)
-        kl = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(1)
+            z = mean + spread * self.noise[k]
+            nats = nats - (self.distribution.log_prob(y, raw, self._decoded(z, condition)) * seen).flatten(1).sum(1)
+            kl = kl + self._divergence(mean, log_variance, z).sum(1) / self.noises
         heat = from_channels(error / self.residual, self.inner)
         if isinstance(self.inner, ImageSpec):
             heat = smooth(heat.mean(-1), self.inner)
@@ -281,12 +319,13 @@ class VAE(Family):
             "negative_elbo": nats / self.noises / share + kl,
             "kl": kl,
             "latent_distance": self.latents.distance(mean),
-            "latent_density": self.clusters.density(mean),
+            "latent_density": self._density(mean),
             "map_peak": peak,
         }
         if self.residuals is not None and self.inputs is not None:
-            terms["residual_distance"] = self.residuals.distance(y - self.distribution.mean(centre))
-            terms["input_distance"] = self.inputs.distance(y)
+            left = related(y - self.distribution.mean(centre), self.inner)
+            terms["residual_distance"] = _root_mean_square(self.residuals, left)
+            terms["input_distance"] = _root_mean_square(self.inputs, self._unusual(y, condition))
         return Evidence(terms, heat)
 
     def log_jacobian(self) -> float | None:
@@ -294,20 +333,28 @@ class VAE(Family):
             return None
         return float(self.scale.double().log().expand(self.residual.shape).sum())
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _, y, seen = self._values(x)
-        return self._posterior(y, seen)
+        return self._posterior(y, seen, condition)
 
-    def decode(self, z: Tensor) -> Tensor:
-        mean = self.distribution.mean(self.decoder(z))
+    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        mean = self.distribution.mean(self._decoded(z, condition))
         values = mean * self.scale + self.centre
         if isinstance(self.spec, ImageSpec):
             values = enlarge(values, self.factor, (self.spec.height, self.spec.width))
         return from_channels(values, self.spec)
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
         z = torch.randn(n, self.latent, generator=generator, device=generator.device)
-        return self.decode(z.to(self.centre.device))
+        return self.decode(z.to(self.centre.device), condition)
+
+    def _divergence(self, mean: Tensor, log_variance: Tensor, z: Tensor) -> Tensor:
+        """KL(q || p) in nats per latent unit, (B, L); z is one draw from q, for priors without a closed form."""
+        return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1)
+
+    def _density(self, mean: Tensor) -> Tensor:
+        """Negative log-density of the posterior mean among clean latents, nats, (B,)."""
+        return self.clusters.density(mean)
 
     def _seen(self, x: Tensor) -> Tensor:
         """Raw (B, *shape) -> raw as the networks see it, channels first."""
@@ -324,12 +371,45 @@ class VAE(Family):
             seen = torch.ones_like(raw)
         return raw, (raw - self.centre) / self.scale, seen
 
-    def _posterior(self, y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def _posterior(self, y: Tensor, seen: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (B, L)."""
         inputs = torch.cat([y, seen], dim=1) if self.spec.missing == "allow" else y
+        if self.spec.conditions:
+            told = self._told(condition, y)[(..., *(None,) * (y.dim() - 2))]
+            inputs = torch.cat([inputs, told.expand(-1, -1, *y.shape[2:])], dim=1)
         mean, log_variance = self.encoder(inputs).chunk(2, dim=1)
         # Bounded so that no single sample can overflow exp; +-10 nats is far beyond any useful posterior.
         return mean, 10.0 * torch.tanh(log_variance / 10.0)
+
+    def _find_usual(self, batches: Batches) -> None:
+        """The clean mean under each condition."""
+        total, count = torch.zeros_like(self.usual).double(), torch.zeros(len(self.usual), 1).double()
+        for batch, condition in conditioned(batches):
+            y = self._values(batch)[1]
+            told = self._told(condition, y).double()
+            total += told.T @ related(y, self.inner).double().mean(1)
+            count += told.sum(0)[:, None]
+        self.usual.copy_(total / count.clamp_min(1))
+
+    def _unusual(self, y: Tensor, condition: Tensor | None) -> Tensor:
+        """What `related` gives, (B, S, V), less what is usual under the condition."""
+        values = related(y, self.inner)
+        return values - (self._told(condition, y) @ self.usual)[:, None] if self.spec.conditions else values
+
+    def _decoded(self, z: Tensor, condition: Tensor | None) -> Tensor:
+        """What the decoder says of latents (B, L)."""
+        out: Tensor = self.decoder(torch.cat([z, self._told(condition, z)], dim=1) if self.spec.conditions else z)
+        return out
+
+    def _told(self, condition: Tensor | None, like: Tensor) -> Tensor:
+        """One-hot conditions, (B, conditions)."""
+        assert condition is not None
+        return (condition[:, None] == torch.arange(len(self.spec.conditions), device=like.device)).to(like.dtype)
+
+
+def _root_mean_square(clean: Gaussian, places: Tensor) -> Tensor:
+    """Distances of (B, S, V) from clean ones, over the S places together, (B,)."""
+    return clean.distance(places.flatten(0, 1)).view(places.shape[:2]).square().mean(1).sqrt()
 
 
 def _default_latent(spec: InputSpec) -> int:
@@ -340,21 +420,3 @@ def _default_latent(spec: InputSpec) -> int:
             return max(4, min(16, 2 * len(spec.columns)))
         case _:
             return max(2, min(32, len(spec.columns) // 2))
-
-
-def _factor(spec: InputSpec, resolution: int) -> int:
-    """Pixels of an image that one pixel of the networks' input stands for, along each side."""
-    if not isinstance(spec, ImageSpec) or not resolution:
-        return 1
-    return math.ceil(max(spec.height, spec.width) / max(resolution, 16))
-
-
-def _averaged(spec: InputSpec, factor: int) -> InputSpec:
-    if not isinstance(spec, ImageSpec) or factor == 1:
-        return spec
-    return replace(spec, height=math.ceil(spec.height / factor), width=math.ceil(spec.width / factor))
-
-
-def _in_range(name: str, value: Any, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise Refusal(f"Argument {name} is {value}; it must lie between {low:g} and {high:g}.")

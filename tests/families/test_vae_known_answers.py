@@ -1,6 +1,7 @@
 """The VAE's evidence against torch.distributions, scipy and cases whose exact evidence is known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 
 from models.errors import Refusal
 from models.families import Progress
-from models.families.layers import from_channels, smooth, to_channels
-from models.families.vae import RIDGE, TABLE_RIDGE, VAE
+from models.families.layers import RELATED_MOST, from_channels, smooth, to_channels
+from models.families.vae import IMAGE_SHRINK, RIDGE, TABLE_RIDGE, VAE
 from models.spec import VectorSpec
 
 
@@ -101,6 +102,45 @@ def test_tables_have_distances_of_values_and_of_residuals():
         inverse = np.linalg.inv(np.cov(values, rowvar=False, bias=True) + TABLE_RIDGE * np.eye(6))
         expected = [mahalanobis(v, values.mean(0), inverse) for v in values]
         assert found[term].numpy() == pytest.approx(expected, rel=5e-3)
+
+
+@torch.no_grad()
+def test_series_have_distances_of_the_channels_at_each_step():
+    x = torch.from_numpy(clean("series", 60))
+    family = started(SERIES, x.numpy())
+    found = family.evidence(x).terms
+    rebuilt = family.decode(family.encode(x)[0])
+    scale = family.scale.view(1, 1, -1)
+    y = (x - family.centre.view(1, 1, -1)) / scale
+    for term, values in (("input_distance", y), ("residual_distance", (x - rebuilt) / scale)):
+        rows = values.double().flatten(0, 1).numpy()
+        inverse = np.linalg.inv(np.cov(rows, rowvar=False, bias=True) + TABLE_RIDGE * np.eye(rows.shape[1]))
+        squares = np.array([mahalanobis(r, rows.mean(0), inverse) ** 2 for r in rows]).reshape(len(x), -1)
+        assert found[term].numpy() == pytest.approx(np.sqrt(squares.mean(1)), rel=5e-3)
+
+
+@torch.no_grad()
+def test_images_have_distances_on_a_coarse_grid():
+    x = torch.from_numpy(clean("image", 80))
+    family = started(IMAGES, x.numpy())
+    y = ((x.float().permute(0, 3, 1, 2) - family.centre) / family.scale).numpy()
+    side = 1
+    while y.shape[1] * math.ceil(y.shape[2] / side) * math.ceil(y.shape[3] / side) > RELATED_MOST:
+        side += 1
+    coarse = np.pad(y, ((0, 0), (0, 0), (0, -y.shape[2] % side), (0, -y.shape[3] % side)), mode="edge")
+    cells = coarse.reshape(*y.shape[:2], coarse.shape[2] // side, side, coarse.shape[3] // side, side).mean((3, 5))
+    flat = cells.reshape(len(x), -1).astype(np.float64)
+    spread = np.cov(flat, rowvar=False, bias=True)
+    shrunk = (1 - IMAGE_SHRINK) * spread + IMAGE_SHRINK * np.diag(spread).mean() * np.eye(len(spread))
+    expected = [mahalanobis(v, flat.mean(0), np.linalg.inv(shrunk)) for v in flat]
+    assert family.evidence(x).terms["input_distance"].numpy() == pytest.approx(expected, rel=5e-3)
+
+
+def test_what_a_score_fuses_depends_on_what_may_vary_or_be_missing():
+    assert VAE(IMAGES).fusion.terms == ("latent_density", "map_peak", "residual_distance")
+    assert VAE(replace(IMAGES, invariances=("rotation",))).fusion.terms == ("reconstruction_error", "residual_distance")
+    gaps = VAE(VectorSpec(("a", "b"), missing="allow"))
+    assert "residual_distance" not in gaps.meaning and "reconstruction_error" in gaps.fusion.terms
 
 
 def test_the_log_jacobian_takes_densities_to_raw_units():

@@ -1,0 +1,138 @@
+"""What a fresh model would find: synthetic defects, made of clean samples that it never saw, through the shipped graph.
+
+They are no substitute for real defects, which a line has its own kinds of; but they are there on the first day, and a
+model that finds none of them finds little else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import SCORE
+from models.scorer import Graph
+from models.spec import ImageSpec
+from training.defects import DEFECTS, made
+from training.report import charts, panels
+from training.report.facts import Facts
+from training.report.seen import VALUES_OTHERS, Floats, Shown, evenly
+from training.splits import conditions_of, parts_of
+
+SEED = 11
+MOST, LEAST = 200, 20  # clean parts that defects are made of
+STEP = 256
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One kind of defect."""
+
+    name: str
+    says: str  # what was done to a clean sample
+    samples: int
+    found: float  # share above the model's own threshold
+    auroc: float  # of the deciding term against the same samples without the defect
+    example: Shown  # the one of middling score
+
+
+def trials(facts: Facts) -> tuple[Trial, ...]:
+    """Of every kind, least found first; none where too few clean parts are complete."""
+    kinds = len(DEFECTS[facts.spec.kind])
+    most = min(MOST, max(LEAST, int(VALUES_OTHERS / (np.prod(facts.spec.shape) * kinds))))
+    chosen = evenly(parts_of(facts.samples, facts.split.calibrate), most)
+    clean = facts.samples.take(chosen)
+    if clean.dtype.kind == "f":
+        whole = np.isfinite(clean.reshape(len(clean), -1)).all(1)
+        clean, chosen = clean[whole], chosen[whole]
+    told = conditions_of(facts.samples, chosen)
+    if len(clean) < LEAST:
+        return ()
+    graph, by = Graph(facts.graphs[SCORE], facts.spec, "cpu"), facts.decision.decide_by
+    usual = _run(graph, clean, by, told)
+    found = []
+    for name, raw in made(facts.spec.kind, clean, SEED, facts.spec.invariances).items():
+        raw = _within(raw, clean, facts.roi)
+        values = _run(graph, raw, by, told)
+        share = float((values > facts.decision.threshold).mean())
+        middle = int(np.argsort(values, kind="stable")[len(values) // 2])
+        says = DEFECTS[facts.spec.kind][name].says
+        found.append(Trial(name, says, len(raw), share, area(usual, values), _shown(graph, raw, middle, values, told)))
+    return tuple(sorted(found, key=lambda t: (t.found, t.auroc)))
+
+
+def area(clean: Floats, anomalies: Floats) -> float:
+    """AUROC: the share of pairs in which the anomaly is the stranger one, ties by half (Mann and Whitney)."""
+    below = np.searchsorted(np.sort(clean), anomalies, side="left")
+    upto = np.searchsorted(np.sort(clean), anomalies, side="right")
+    return float((below + upto).mean() / (2 * len(clean)))
+
+
+def table(found: Sequence[Trial]) -> list[dict[str, Any]] | None:
+    """For `report.json`."""
+    if not found:
+        return None
+    return [{"defect": t.name, "says": t.says, "samples": t.samples, "found": t.found, "auroc": t.auroc} for t in found]
+
+
+def section(facts: Facts, found: Sequence[Trial], own: str, legend: str) -> str:
+    """For the page. `own` names the model's rate or threshold; `legend` explains the maps."""
+    if not found:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(t.name)}</td><td>{escape(t.says)}</td>"
+        f'<td class=bar><i style="width:{65 * t.found:.1f}%"></i><span>{100 * t.found:.0f} %</span></td>'
+        f"<td>{100 * t.auroc:.1f}</td></tr>"
+        for t in found
+    )
+    pictures = _pictures(facts, found) if isinstance(facts.spec, ImageSpec) else ""
+    return (
+        f"<section><h2>What it would find</h2><p>Synthetic defects, made of {found[0].samples} clean samples that the "
+        f"model never saw, and the share it flags at {escape(own)}. Real defects differ: read it as what kind of "
+        "change this model hardly sees, and evaluate it on labelled defects as soon as some are at hand (<code>vaegis "
+        "evaluate</code>).</p><div class=wide><table class=bars><thead><tr><th>defect</th><th>what was done</th>"
+        f"<th>found</th><th>AUROC %</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        + (f"{legend}{pictures}" if pictures else "")
+        + "</section>"
+    )
+
+
+def _pictures(facts: Facts, found: Sequence[Trial]) -> str:
+    shown = [t.example for t in found]
+    spec = facts.spec
+    assert isinstance(spec, ImageSpec)
+    rows = panels.image_rows(shown, panels.Display.of(spec, shown), facts.calibration.map_range)
+    cards = "".join(
+        "<figure class=card><div class=four>"
+        + "".join(
+            f"<div>{charts.embedded(p, f'{h} of {t.name}')}<span>{h}</span></div>"
+            for h, p in zip(("defect", "map"), pictures, strict=True)
+        )
+        + f"</div><figcaption><b>{escape(t.name)}</b>, one of middling score</figcaption></figure>"
+        for t, pictures in zip(found, rows, strict=True)
+    )
+    return f"<div class='cards small-cards'>{cards}</div>"
+
+
+def _run(graph: Graph, raw: NDArray[Any], term: str, told: NDArray[np.int64] | None) -> Floats:
+    runs = []
+    for i in range(0, len(raw), STEP):
+        conditions = told[i : i + STEP] if told is not None else None
+        runs.append(graph.run(raw[i : i + STEP], conditions=conditions)[term].astype(np.float64))
+    return np.concatenate(runs)
+
+
+def _within(raw: NDArray[Any], clean: NDArray[Any], roi: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """The defects inside the region of interest only: outside it nothing is ever looked at."""
+    if roi is None or roi.shape != raw.shape[1:3]:
+        return raw
+    return np.where(roi[None, :, :, None], raw, clean)
+
+
+def _shown(graph: Graph, raw: NDArray[Any], at: int, values: Floats, told: NDArray[np.int64] | None) -> Shown:
+    heat = graph.run(raw[at : at + 1], maps=True, conditions=told[at : at + 1] if told is not None else None)["map"][0]
+    return Shown(at, float(values[at]), 1.0, "", "high", raw[at], None, heat)
