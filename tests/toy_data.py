@@ -15,7 +15,16 @@ IMAGES = ImageSpec(height=16, width=16, channels=1)
 SERIES = SeriesSpec(columns=("speed", "flow", "temperature"), window=WINDOW)
 VECTORS = VectorSpec(columns=("a", "b", "c", "d", "e", "f"))
 SPECS = {"image": IMAGES, "series": SERIES, "vector": VECTORS}
-SMALL = {"vae": {"width": 8, "latent": 4}}  # arguments that make a family quick to fit and export
+SMALL = {  # arguments that make a family quick to fit and export
+    "vae": {"width": 8, "latent": 4},
+    "autoencoder": {"width": 8, "latent": 4, "memory": 20},
+    "gan": {"width": 8, "latent": 4},
+    "flow": {"width": 16, "layers": 1, "bins": 4},
+    "diffusion": {"width": 8, "steps": 100},
+    "vae_gan": {"width": 8, "latent": 4},
+    "vae_flow": {"width": 8, "latent": 4, "prior_layers": 2, "prior_width": 16},
+    "autoregressive": {"width": 12, "layers": 2, "mixture": 3},
+}
 
 
 def digits(wanted=(0, 1, 2, 3), most=300):
@@ -44,6 +53,14 @@ def vectors(rows, seed):
     causes = np.random.default_rng(7).normal(size=(2, 6))
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(rows, 2)) @ causes + 0.1 * rng.normal(size=(rows, 6))).astype(np.float32)
+
+
+def recipes(n, which, seed):
+    """(n, 4) vectors made by recipe A or B, whose columns go together in different ways."""
+    rng = np.random.default_rng(seed)
+    t = rng.normal(size=(n, 1))
+    slopes, level = {"A": ([1, 2, -1, 0.5], 0.0), "B": ([1, -2, 1, -0.5], 0.5)}[which]
+    return (t * slopes + level + 0.1 * rng.normal(size=(n, 4))).astype(np.float32)
 
 
 def windows(table, stride=1):
@@ -98,6 +115,7 @@ class InMemory(Samples):
     each: int = 1
     digest: str = "ab" * 32
     skipped: tuple = ()
+    conditions: np.ndarray | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "items", self.items or ("toy",) * len(self))

@@ -1,0 +1,249 @@
+"""Autoregressive models: the exact likelihood of a sample as a product over its values, each given those before it.
+
+x is a sample of D values in a fixed order (images by rows, windows by time, tables by column), y the same normalised:
+
+    -log p(x)               = -sum_d log p(x_d | x_1 .. x_{d-1})
+    negative_log_likelihood = -log p(x)                                                   nats; higher = stranger
+    typicality              = |-log p(x) - clean mean| / clean standard deviation
+    map                     = (h - m) / s, h the nats of a pixel, step or column and m, s its clean mean and standard
+                              deviation: an edge is always less certain than a background, which is no defect
+    map_peak                = max of the smoothed map
+
+Each factor is a mixture of logistics (`logistics.py`) whose numbers a network gives that sees the values before alone
+(`masked.py`), all factors in one pass. The values of an image are whole numbers and have probabilities, so that its
+likelihood is in bits of the stored values as they are. Windows and rows of tables have densities of normalised values,
+which are trained with normal noise of `noise` clean standard deviations: without it the density of values that repeat,
+such as a sensor at rest, grows without bound.
+
+Sampling takes a network pass for every place, one after the other; `step.onnx` is one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from models.bundle import STEP
+from models.errors import Refusal
+from models.families.family import Batches, Evidence, Family, Plan, Progress, Recipe, in_range
+from models.families.fusion import Form
+from models.families.layers import from_channels, smooth
+from models.families.logistics import Logistics
+from models.families.masked import Made, PixelCNN, Recurrent, RowLSTM, WaveNet
+from models.families.normaliser import Normaliser
+from models.families.typicality import Standing, Typicality
+from models.spec import ImageSpec, InputSpec
+
+Network = Callable[[tuple[int, ...], int, int, int], nn.Module]  # shape, outputs, width, layers
+
+# By kind of input, the first taken where none is asked for: the network, its width and its layers.
+NETWORKS: dict[str, dict[str, tuple[Network, int, int]]] = {
+    "image": {"pixelcnn": (PixelCNN, 16, 6), "rowlstm": (RowLSTM, 24, 1)},
+    "series": {"wavenet": (WaveNet, 32, 6), "lstm": (Recurrent, 64, 1)},
+    "vector": {"made": (Made, 128, 2)},
+}
+MEANING = {
+    "negative_log_likelihood": "negative log-likelihood, nats: how improbable the sample is under the model",
+    "typicality": "distance of the likelihood from that of clean samples, either way, in their standard deviations",
+    "map_peak": "largest value of the map: the strangest place, in clean standard deviations above its clean mean",
+}
+FUSED: dict[str, Form] = {"negative_log_likelihood": "linear", "map_peak": "linear"}
+
+
+class Autoregressive(Family):
+    """See the module's mathematics."""
+
+    takes_missing = False
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        *,
+        network: str = "auto",
+        layers: int = 0,
+        width: int = 0,
+        mixture: int = 5,
+        noise: float = 0.03,
+        resolution: int = 64,
+    ) -> None:
+        """Builds the network.
+
+        Args:
+            network: pixelcnn or rowlstm for images, wavenet or lstm for windows, made for vectors; auto takes the
+                first.
+            layers: of the network; 0 chooses by the network.
+            width: channels, or units, of its layers; 0 chooses by the network.
+            mixture: logistics for each value, 1 to 32.
+            noise: standard deviation of the normal noise added in training to real values, in units of clean
+                variation, >= 0; images are whole numbers and need none.
+            resolution: pixels of an image's longer side that the network sees, at most; larger images are averaged
+                down inside the graph by a whole factor. 0 averages none.
+
+        Raises:
+            Refusal: an argument out of its range, or a network for another kind of input.
+        """
+        super().__init__(spec, MEANING, FUSED)
+        in_range("layers", layers, 0, 64)
+        in_range("width", width, 0, 4096)
+        in_range("mixture", mixture, 1, 32)
+        in_range("noise", noise, 0, 1)
+        in_range("resolution", resolution, 0, 512)
+        able = NETWORKS[spec.kind]
+        self.network = next(iter(able)) if network == "auto" else network
+        if self.network not in tuple(able):
+            raise Refusal(
+                f"Argument network is {network!r}; for {spec.kind} inputs choose auto or {' or '.join(able)}."
+            )
+        build, usual_width, usual_layers = able[self.network]
+        self.layers, self.width = layers or usual_layers, width or usual_width
+        self.mixture, self.noise, self.resolution = mixture, noise, resolution
+        self.normaliser = Normaliser(spec, resolution)
+        shape = self.normaliser.shape
+        top = 2.0**spec.depth - 1 if isinstance(spec, ImageSpec) else 0.0
+        # The columns of a table are places of one channel each.
+        self.values = Logistics(1 if spec.kind == "vector" else shape[0], mixture, top)
+        self.predict = build(shape, self.values.outputs, self.width, self.layers)
+        self.typicality = Typicality()
+        self.standing = Standing(shape[1:] if top else shape)
+
+    @property
+    def recipe(self) -> Recipe:
+        match self.normaliser.inner:
+            case ImageSpec(height=height, width=width):
+                return Recipe(steps=800, batch=16 if height * width > 32 * 32 else 32, rate=3e-3)
+            case _:
+                return Recipe(steps=1500, batch=128, rate=2e-3)
+
+    def notes(self) -> tuple[str, ...]:
+        return self.normaliser.notes()
+
+    def log_jacobian(self) -> float | None:
+        found = self.normaliser.log_jacobian()
+        # Probabilities of whole numbers are those of the raw values already.
+        return 0.0 if found is not None and self.values.top else found
+
+    def start(self, batches: Batches) -> None:
+        """Mean and spread of each channel or column."""
+        self.normaliser.fit(batches)
+
+    def players(self) -> dict[str, nn.Module]:
+        return {"network": self}
+
+    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
+        raw = self.normaliser.seen(x)
+        y = self.normaliser.scaled(raw)
+        if self.noise and not self.values.top:
+            noise = torch.randn(y.shape, generator=at.generator, device=at.generator.device).to(y)
+            y = y + self.noise * noise
+        return {"total": self._nats(y, raw).flatten(1).sum(1).mean() / math.prod(self.normaliser.shape)}
+
+    @torch.no_grad()
+    def finish(self, batches: Batches) -> None:
+        """What clean likelihoods are like, whole and place by place."""
+        found = []
+        for x in batches():
+            raw = self.normaliser.seen(x)
+            nats = self._nats(self.normaliser.scaled(raw), raw)
+            found.append(nats.flatten(1).sum(1))
+            self.standing.add(self._placed(nats))
+        self.typicality.fit(torch.cat(found))
+        self.standing.settle()
+
+    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
+        raw = self.normaliser.seen(x)
+        shares = self._nats(self.normaliser.scaled(raw), raw)
+        nats = shares.flatten(1).sum(1)
+        heat = self.standing(self._placed(shares))
+        if isinstance(self.normaliser.inner, ImageSpec):
+            heat = smooth(heat, self.normaliser.inner)
+        terms = {
+            "negative_log_likelihood": nats,
+            "typicality": self.typicality(nats),
+            "map_peak": heat.flatten(1).amax(1),
+        }
+        return Evidence(terms, self.normaliser.place(heat))
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
+        y = torch.zeros(n, *self.normaliser.shape, device=self.normaliser.scale.device)
+        for place in range(self.places):
+            uniform = torch.rand(n, self.values.channels, 2, generator=generator, device=generator.device)
+            y = self.step(y, place, uniform.to(y.device).clamp(1e-6, 1 - 1e-6))
+        return self.normaliser.back(y)
+
+    @property
+    def places(self) -> int:
+        """Of one sample, in the order in which they are drawn."""
+        return math.prod(self.normaliser.shape) // self.values.channels
+
+    def step(self, y: Tensor, place: int, uniform: Tensor) -> Tensor:
+        """Normalised (n, C, ...) with the numbered place drawn, given those before it; uniform (n, C, 2)."""
+        flat = self._channelled(y).flatten(2)
+        numbers = self.predict(y).flatten(2)[:, :, place]
+        drawn = self.values.draw(numbers, uniform, self.normaliser.centre, self.normaliser.scale)
+        flat = torch.cat([flat[:, :, :place], drawn[:, :, None], flat[:, :, place + 1 :]], dim=2)
+        return flat.reshape(y.shape)
+
+    def more_graphs(self) -> dict[str, Plan]:
+        # Averages of pixels are no sample: what was averaged away cannot be drawn.
+        if self.normaliser.factor > 1:
+            return {}
+        # The exporter cannot decompose a step of the networks that run in a loop over rows or time.
+        if self.network in ("rowlstm", "lstm"):
+            return {}
+        sample = torch.zeros(3, *self.spec.shape)
+        inputs = {"sample": sample, "time": torch.ones(3, dtype=torch.int64), "noise": sample}
+        return {STEP: Plan(Next(self), inputs, ("next",))}
+
+    def _nats(self, y: Tensor, raw: Tensor) -> Tensor:
+        """Negative log-probabilities of (B, C, ...), normalised and raw, value by value."""
+        numbers = self.predict(y)
+        found = self.values.log_prob(numbers, self._channelled(y), self._channelled(raw), self.normaliser.scale)
+        return -found.reshape(y.shape)
+
+    def _channelled(self, y: Tensor) -> Tensor:
+        """(B, D) -> (B, 1, D); the rest as it is."""
+        return y[:, None] if y.dim() == 2 else y
+
+    def _placed(self, nats: Tensor) -> Tensor:
+        """Of an image's channels together, (B, H, W); the rest as it is."""
+        return nats.sum(1) if self.values.top else nats
+
+
+class Next(nn.Module):
+    """One place more of raw samples (B, *shape) whose undrawn places hold normal noise.
+
+    `time` (B,) counts the places that are still to be drawn, this one included. Each value takes two uniform numbers:
+    one chooses the logistic, from `noise` at its place, the other the value, from the noise that stood there before.
+    """
+
+    def __init__(self, family: Autoregressive) -> None:
+        super().__init__()
+        self.family = family
+
+    def forward(self, sample: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        family, values = self.family, self.family.values
+        normaliser = family.normaliser
+        raw = normaliser.seen(sample)
+        place = (family.places - time)[:, None, None]
+        numbers = family.predict(normaliser.scaled(raw)).flatten(2)
+        flat, more = (family._channelled(v).flatten(2) for v in (raw, normaliser.seen(noise)))
+        here = place.expand(-1, values.channels, 1)
+        chance = torch.cat([more.gather(2, here), flat.gather(2, here)], dim=2)
+        uniform = (0.5 + 0.5 * torch.erf(chance / math.sqrt(2))).clamp(1e-6, 1 - 1e-6)
+        drawn = values.draw(
+            numbers.gather(2, place.expand(-1, values.outputs, 1))[:, :, 0],
+            uniform,
+            normaliser.centre,
+            normaliser.scale,
+        )
+        scale, centre = (v.reshape(1, -1) for v in (normaliser.scale, normaliser.centre))
+        if family.spec.kind == "vector":
+            scale, centre = scale[0][place[:, 0]], centre[0][place[:, 0]]
+        now = (drawn * scale + centre)[:, :, None]
+        now = now.round() if values.top else now
+        out = torch.where(torch.arange(family.places, device=raw.device) == place, now, flat)
+        return from_channels(out.reshape(raw.shape), family.spec)

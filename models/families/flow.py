@@ -1,0 +1,331 @@
+"""Normalising flow: the exact density of a sample (Rezende and Mohamed 2015, arXiv:1505.05770).
+
+x is a sample of D values, y the same normalised, z = f(y) with f invertible and z ~ N(0, I):
+
+    -log p(y)               = sum_d (z_d^2 / 2 + log(2 pi) / 2) - log|det dz/dy|
+    negative_log_likelihood = -log p(y)                                                   nats; higher = stranger
+    typicality              = |-log p(y) - clean mean| / clean standard deviation          (`typicality.py`)
+    map                     = z^2 / clean mean of z^2, per pixel, step or column
+    map_peak                = max of the smoothed map
+
+Every latent stays at the place of the values it was made from, so z^2 says where: a defect's values are pushed far out
+by scales that were learned for clean ones. The log-determinant is left out of the map. It is a property of the place's
+surroundings, not of its value, and would show flat regions, whose density is high, and edges, whose density is low, on
+every clean sample.
+
+Vectors: y is first whitened by the clean covariance, C^(-1/2) y (the symmetric root, which keeps each latent nearest
+its own column), so that the flow begins as a Gaussian with all correlations and learns what is not Gaussian. Then
+zuko's transforms: `spline` (neural spline coupling, Durkan et al. 2019, arXiv:1906.04032), `realnvp` (affine coupling)
+or `maf` (masked autoregressive, Papamakarios et al. 2017, arXiv:1705.07057). A coupling moves half of the values given
+the other half and is inverted in two passes; an autoregressive transform needs D passes in a row, so a `maf` offers no
+decoder. Images and windows: the multi-scale coupling flow of `coupling.py`.
+
+Values that are whole numbers (images) have a density only once they are spread: uniform noise of one level is added in
+training (uniform dequantisation, Theis et al. 2016, arXiv:1511.01844). At scoring the stored value stands, which is the
+centre of its interval, so that evidence repeats. Normal noise of `noise` clean standard deviations is added too:
+without it the density of values that repeat, such as a constant background or a sensor at rest, grows without bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+from zuko.nn import MLP
+from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
+from zuko.utils import unpack
+
+from models.errors import Refusal
+from models.families.coupling import MultiScale
+from models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
+from models.families.fusion import Form
+from models.families.layers import smooth
+from models.families.normaliser import Normaliser
+from models.families.typicality import Typicality
+from models.spec import ImageSpec, InputSpec
+
+TRANSFORMS = ("auto", "spline", "realnvp", "maf")
+RIDGE = 1e-4  # added to the covariance of normalised columns: near-exact relations are what a fault breaks
+FIRST_LOOK = 512  # samples that activation norms are set from
+NOISE_SEED = 20150521
+Univariate = Callable[..., Any]  # parameters -> zuko's transform of single values
+Shapes = Sequence[tuple[int, ...]]  # of those parameters, for one value
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+MEANING = {
+    "negative_log_likelihood": "negative log-likelihood, nats: how improbable the sample is under the model",
+    "typicality": "distance of the likelihood from that of clean samples, either way, in their standard deviations",
+    "map_peak": "largest value of the map: the strangest place, in units of clean variance",
+}
+FUSED: dict[str, Form] = {"negative_log_likelihood": "linear", "map_peak": "log"}
+
+
+class Flow(Family):
+    """See the module's mathematics."""
+
+    takes_missing = False
+
+    energy: Tensor  # clean mean of z^2 per value, inner shape
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        *,
+        transform: str = "auto",
+        layers: int = 0,
+        width: int = 0,
+        bins: int = 8,
+        noise: float = 0.03,
+        resolution: int = 64,
+    ) -> None:
+        """Builds the flow.
+
+        Args:
+            transform: spline, realnvp or maf for vectors; realnvp for images and windows. auto takes spline where it
+                can.
+            layers: transforms of a vector, or couplings a level of an image or window; 0 chooses by the input.
+            width: channels, or units, of the networks within; 0 chooses by the input.
+            bins: of a spline, at least 2.
+            noise: standard deviation of the normal noise added in training, in units of clean variation, >= 0.
+            resolution: pixels of an image's longer side that the flow sees, at most; larger images are averaged
+                down inside the graph by a whole factor. 0 averages none.
+
+        Raises:
+            Refusal: an argument out of its range, or a transform that the input does not allow.
+        """
+        super().__init__(spec, MEANING, FUSED)
+        in_range("layers", layers, 0, 64)
+        in_range("width", width, 0, 4096)
+        in_range("bins", bins, 2, 64)
+        in_range("noise", noise, 0, 1)
+        in_range("resolution", resolution, 0, 512)
+        vector = spec.kind == "vector"
+        if transform not in TRANSFORMS:
+            raise Refusal(f"Argument transform is {transform!r}; choose {', '.join(TRANSFORMS)}.")
+        if transform in ("spline", "maf") and not vector:
+            raise Refusal(f"Transform {transform!r} takes vectors, not {spec.kind}; choose realnvp, or leave it out.")
+        self.transform = {"auto": "spline" if vector else "realnvp"}.get(transform, transform)
+        self.layers = layers or {"image": 4, "series": 4, "vector": 4}[spec.kind]
+        self.width = width or {"image": 32, "series": 32, "vector": 64}[spec.kind]
+        self.bins, self.noise, self.resolution = bins, noise, resolution
+        self.normaliser = Normaliser(spec, resolution)
+        shape = self.normaliser.shape
+        self.flow: Vectors | MultiScale
+        if vector:
+            self.flow = Vectors(shape[0], self.transform, self.layers, self.width, bins)
+        else:
+            self.flow = MultiScale(shape, self.layers, self.width)
+        self.register_buffer("energy", torch.ones(shape))
+        self.typicality = Typicality()
+
+    @property
+    def recipe(self) -> Recipe:
+        match self.normaliser.inner:
+            case ImageSpec(height=height, width=width):
+                return Recipe(steps=1200, batch=32 if height * width > 64 * 64 else 64, rate=2e-3)
+            case _:
+                return Recipe(steps=2000, batch=128, rate=2e-3)
+
+    @property
+    def latent_size(self) -> int:
+        return math.prod(self.normaliser.shape)
+
+    @property
+    def decodes(self) -> bool:
+        return self.transform != "maf"
+
+    def notes(self) -> tuple[str, ...]:
+        return self.normaliser.notes()
+
+    def log_jacobian(self) -> float | None:
+        return self.normaliser.log_jacobian()
+
+    def start(self, batches: Batches) -> None:
+        """Normalisation, and where the flow begins: the covariance of vectors, or activation norms."""
+        self.normaliser.fit(batches)
+        generator = torch.Generator().manual_seed(NOISE_SEED)
+        if isinstance(self.flow, Vectors):
+            self.flow.whiten(torch.cat([self.normaliser(x) for x in batches()]))
+            return
+        first: list[Tensor] = []
+        for x in batches():
+            first.append(self._spread(self.normaliser(x), generator))
+            if sum(map(len, first)) >= FIRST_LOOK:
+                break
+        self.flow.initialise(torch.cat(first)[:FIRST_LOOK])
+
+    def players(self) -> dict[str, nn.Module]:
+        return {"flow": self}
+
+    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
+        y = self._spread(self.normaliser(x), at.generator)
+        nats, _ = self._nats(y)
+        return {"total": nats.mean() / y[0].numel()}
+
+    @torch.no_grad()
+    def finish(self, batches: Batches) -> None:
+        """What clean likelihoods and latents are like."""
+        found, square, count = [], torch.zeros_like(self.energy).double(), 0
+        for x in batches():
+            nats, z = self._nats(self.normaliser(x))
+            found.append(nats)
+            square += z.double().square().sum(0)
+            count += len(x)
+        self.typicality.fit(torch.cat(found))
+        # Shrunk towards the mean over places: over a few hundred samples one place's own is noisy.
+        own = square / max(count, 1)
+        self.energy.copy_(0.9 * own + 0.1 * own.mean().clamp_min(1e-8))
+
+    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
+        nats, z = self._nats(self.normaliser(x))
+        heat = z.square() / self.energy
+        if isinstance(self.normaliser.inner, ImageSpec):
+            heat = smooth(heat.mean(1), self.normaliser.inner)
+        terms = {
+            "negative_log_likelihood": nats,
+            "typicality": self.typicality(nats),
+            "map_peak": heat.flatten(1).amax(1),
+        }
+        return Evidence(terms, self.normaliser.place(heat))
+
+    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The one latent that gives the sample, whose log-variance is reported as 0: that of the prior."""
+        z, _ = self.flow(self.normaliser(x))
+        return z.flatten(1), torch.zeros_like(z).flatten(1)
+
+    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.normaliser.back(self.flow.inverse(z.reshape(-1, *self.normaliser.shape)))
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
+        z = torch.randn(n, self.latent_size, generator=generator, device=generator.device)
+        return self.decode(z.to(self.energy.device))
+
+    def _nats(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative log-density (B,) and latents of normalised y."""
+        z, shares = self.flow(y)
+        # In float32 whatever the precision of the networks.
+        return (0.5 * z.float().square() + HALF_LOG_2PI - shares.float()).flatten(1).sum(1), z
+
+    def _spread(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """y with the noise of training."""
+        level = self.normaliser.level
+        if level:
+            uniform = torch.rand(y.shape, generator=generator, device=generator.device).to(y) - 0.5
+            y = y + level * uniform / self.normaliser.scale
+        if self.noise:
+            normal = torch.randn(y.shape, generator=generator, device=generator.device).to(y)
+            y = y + self.noise * normal
+        return y
+
+
+class Vectors(nn.Module):
+    """Whitening, then couplings with zuko's univariate transforms, or zuko's masked autoregressive transforms."""
+
+    root: Tensor  # (D, D), C^(1/2): from whitened to normalised values
+    inverse_root: Tensor  # (D, D)
+    share: Tensor  # of log|det C^(-1/2)|, for each value
+
+    def __init__(self, size: int, transform: str, layers: int, width: int, bins: int) -> None:
+        super().__init__()
+        self.register_buffer("root", torch.eye(size))
+        self.register_buffer("inverse_root", torch.eye(size))
+        self.register_buffer("share", torch.zeros(()))
+        form, shapes = _univariate(transform, bins)
+        generator = torch.Generator().manual_seed(NOISE_SEED)
+        order = torch.arange(size)
+        parts: list[nn.Module] = []
+        for layer in range(layers):
+            # Each second transform takes the order of the one before it backwards, so that every value is moved given
+            # every other one by some transform.
+            order = torch.randperm(size, generator=generator) if layer % 2 == 0 else order.flip(0)
+            # A single value has nothing to be moved by: zuko's masked transform is then one of that value alone.
+            masked = transform == "maf" or size == 1
+            parts.append((Masked if masked else Pair)(order, form, shapes, width))
+        self.parts = nn.ModuleList(parts)
+
+    @torch.no_grad()
+    def whiten(self, values: Tensor) -> None:
+        """Learns the covariance of normalised vectors (n, D), whose mean is 0."""
+        values = values.double()
+        covariance = values.T @ values / len(values)
+        variance, axes = torch.linalg.eigh(covariance + RIDGE * torch.eye(len(covariance), dtype=torch.float64))
+        self.root.copy_(axes * variance.sqrt() @ axes.T)
+        self.inverse_root.copy_(axes / variance.sqrt() @ axes.T)
+        self.share.copy_(-0.5 * variance.log().mean())
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) -> z and the shares of the log-determinant, each (B, D)."""
+        z, total = y @ self.inverse_root, torch.zeros_like(y[:, 0])
+        for part in self.parts:
+            z, log_det = part(z)
+            total = total + log_det
+        # How a sample's log-determinant lies over its columns is not asked for.
+        return z, self.share + (total / z.shape[1])[:, None].expand_as(z)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        for part in reversed(self.parts):
+            z = part.inverse(z)  # type: ignore[operator]
+        return z @ self.root
+
+
+class Pair(nn.Module):
+    """A coupling: the second half of the values, moved by what the first half says.
+
+    zuko's own coupling finds its halves by a search that no graph can hold; the transforms and the network are zuko's.
+    """
+
+    order: Tensor  # (D,) columns, those that are given first
+    back: Tensor  # (D,) its inverse
+
+    def __init__(self, order: Tensor, univariate: Univariate, shapes: Shapes, width: int) -> None:
+        super().__init__()
+        self.register_buffer("order", order.clone(), persistent=False)
+        self.register_buffer("back", order.argsort(), persistent=False)
+        self.univariate, self.shapes, self.given = univariate, shapes, len(order) // 2
+        self.total = sum(math.prod(s) for s in shapes)
+        self.network = MLP(self.given, (len(order) - self.given) * self.total, (width, width))
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """What is given, what is moved, and by which transform."""
+        x = x[:, self.order]
+        given, moved = x[:, : self.given], x[:, self.given :]
+        numbers = unpack(self.network(given).reshape(-1, moved.shape[1], self.total), self.shapes)
+        return given, moved, self.univariate(*numbers)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        given, moved, transform = self._halves(x)
+        moved, log_det = transform.call_and_ladj(moved)
+        return torch.cat([given, moved], dim=1)[:, self.back], log_det.sum(1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        given, moved, transform = self._halves(z)
+        return torch.cat([given, transform.inv(moved)], dim=1)[:, self.back]
+
+
+class Masked(nn.Module):
+    """zuko's masked autoregressive transform: each value, moved by what those before it in the order say."""
+
+    def __init__(self, order: Tensor, univariate: Univariate, shapes: Shapes, width: int) -> None:
+        super().__init__()
+        self.transform = MaskedAutoregressiveTransform(
+            len(order), order=order.argsort(), univariate=univariate, shapes=shapes, hidden_features=(width, width)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_det = self.transform().call_and_ladj(x)
+        return z, log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        x: Tensor = self.transform().inv(z)
+        return x
+
+
+def _univariate(transform: str, bins: int) -> tuple[Univariate, Shapes]:
+    if transform == "spline":
+        return MonotonicRQSTransform, [(bins,), (bins,), (bins - 1,)]
+    return MonotonicAffineTransform, [(), ()]

@@ -1,0 +1,239 @@
+"""Probabilistic principal component analysis (Tipping and Bishop 1999, J. R. Statist. Soc. B 61, 611).
+
+x is a sample of D values, y the same normalised and laid out in a row; q components are kept (`principal.py`: U_q, l_i
+and s2), W = U_q (L_q - s2 I)^(1/2):
+
+    y = W z + mean + e,   z ~ N(0, I_q),   e ~ N(0, s2 I)        so that y ~ N(mean, W W^T + s2 I)
+
+With a = y - mean, its scores t = U_q^T a and what they leave over, r = a - U_q t:
+
+    reconstruction_error    = |r|^2 / D + 1e-10                              SPE (or Q), per value
+    latent_distance         = (sum_i t_i^2 / l_i)^(1/2)                      the root of Hotelling's T2
+    negative_log_likelihood = 1/2 (T2 + |r|^2 / s2 + sum_i log l_i + (D - q) log s2 + D log 2 pi)     nats, exact
+    encode                  = the posterior N(M^-1 W^T a, s2 M^-1), M = W^T W + s2 I = L_q
+    decode                  = W z + mean
+    map                     = (a - W z)^2 / v, z the posterior mean, v the clean mean of the square    per value
+    map_peak                = max of the smoothed map
+
+a - W z is s2 C_q^-1 a: what each value has beyond that which all others make expected of it, but for a factor of its
+own. Unlike r, it also sees a value that is strange within the components.
+
+No step is taken: the likeliest parameters have a closed form. They are learned in the last look, which shows how clean
+product is declared to vary.
+
+Where values are missing, the o of them that were observed are Gaussian too, and with M_o = W_o^T W_o + s2 I
+
+    z_o = M_o^-1 W_o^T a_o,   r_o = a_o - W_o z_o
+    -log p(y_o) = 1/2 (|z_o|^2 + |r_o|^2 / s2 + log|M_o| + (o - q) log s2 + o log 2 pi)
+
+scaled up by D / o; the distance is then |z_o| and the error |r_o|^2 / o, which for a complete sample of well-kept
+components are what stands above. M_o differs from sample to sample, so the graph solves it by elimination, unrolled
+over the q components. Its parameters come from expectation maximisation over what was observed (Tipping and Bishop).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from models.errors import Refusal
+from models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
+from models.families.fusion import Form
+from models.families.layers import smooth
+from models.families.normaliser import Normaliser
+from models.families.principal import COMPONENTS_MOST, Principal
+from models.spec import ImageSpec, InputSpec
+
+UNSEEN = 1e-10  # squared error per value that single precision cannot tell from 0: relations may hold exactly
+GAPS_MOST = 64  # components where values may be missing: the graph has a step for each
+
+MEANING = {
+    "reconstruction_error": "mean squared error per value of what the principal components leave over (SPE, Q)",
+    "latent_distance": "Mahalanobis distance within the principal components: the root of Hotelling's T2",
+    "negative_log_likelihood": "negative log-likelihood, nats: how improbable the sample is under the model",
+    "map_peak": "largest value of the map: the strangest place, in units of clean variance",
+}
+# The Gaussian's density says all there is to say of a table's row. Of images, which are far from Gaussian, its weights
+# for the three are too trusting: they rank better taken one by one.
+FUSED: dict[str, dict[str, Form]] = {
+    "image": {"reconstruction_error": "log", "latent_distance": "log", "map_peak": "log"},
+    "series": {"reconstruction_error": "log", "latent_distance": "log", "map_peak": "log"},
+    "vector": {"negative_log_likelihood": "linear"},
+}
+
+
+class PCA(Family):
+    """See the module's mathematics."""
+
+    residual: Tensor  # clean mean square of a - W z, inner shape
+
+    def __init__(self, spec: InputSpec, *, latent: int = 0, share: float = 0.0, resolution: int = 64) -> None:
+        """Nothing is learned yet.
+
+        Args:
+            latent: q, the components kept; 0 chooses by `share`.
+            share: of the clean variance that the components hold together, in [0, 1); 0 chooses by BIC.
+            resolution: pixels of an image's longer side that are seen, at most; larger images are averaged down inside
+                the graph by a whole factor. 0 averages none.
+
+        Raises:
+            Refusal: an argument out of its range, or samples of a single value.
+        """
+        super().__init__(spec, MEANING, FUSED[spec.kind])
+        in_range("resolution", resolution, 0, 512)
+        self.normaliser = Normaliser(spec, resolution)
+        self.values = math.prod(self.normaliser.shape)
+        if self.values < 2:
+            raise Refusal("A sample of 1 value has no principal components; give more columns, or fit a mixture.")
+        self.gaps = spec.missing == "allow"
+        most = min(self.values - 1, GAPS_MOST if self.gaps else self.values)
+        if not 0 <= latent <= most:
+            why = (
+                " where values may be missing"
+                if most == GAPS_MOST
+                else f", one less than a sample's {self.values} values"
+            )
+            raise Refusal(f"Argument latent is {latent}; it must lie between 0 and {most}{why}.")
+        if not 0 <= share < 1:
+            raise Refusal(f"Argument share is {share}; it must be at least 0 and below 1, such as 0.9.")
+        self.latent, self.share, self.resolution = latent, share, resolution
+        self.principal = Principal(self.values, latent)
+        self.register_buffer("residual", torch.ones(self.normaliser.shape))
+
+    @property
+    def latent_size(self) -> int:
+        return self.latent
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(steps=1, batch=256, rate=1e-3)
+
+    def notes(self) -> tuple[str, ...]:
+        return self.normaliser.notes()
+
+    def log_jacobian(self) -> float | None:
+        return self.normaliser.log_jacobian()
+
+    def start(self, batches: Batches) -> None:
+        """Normalisation."""
+        self.normaliser.fit(batches)
+
+    def players(self) -> dict[str, nn.Module]:
+        return {}
+
+    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
+        raise AssertionError("no player learns by steps")
+
+    @torch.no_grad()
+    def finish(self, batches: Batches) -> None:
+        """The components, and how clean residuals vary."""
+
+        def rows() -> Iterator[Tensor]:
+            for x in batches():
+                yield self.normaliser(x).flatten(1)
+
+        self.principal.fit(rows, self.share, GAPS_MOST if self.gaps else COMPONENTS_MOST, self.normaliser.rounding())
+        if self.gaps:
+            self.principal.refine(rows)
+        self.latent = self.principal.components
+        count, square = torch.zeros_like(self.residual).double(), torch.zeros_like(self.residual).double()
+        for x in batches():
+            left = self._parts(x)[0]
+            square += left.square().sum(0) + UNSEEN * len(left)
+            count += (~self.normaliser(x).isnan()).sum(0)
+        # Shrunk towards the mean over places: over a few hundred samples one place's own is noisy.
+        own = square / count.clamp_min(1)
+        self.residual.copy_(0.9 * own + 0.1 * own.mean().clamp_min(1e-8))
+
+    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
+        left, terms = self._parts(x)
+        heat = lifted(left.float().square()) / self.residual
+        if isinstance(self.normaliser.inner, ImageSpec):
+            heat = smooth(heat.mean(1), self.normaliser.inner)
+        found = {name: value.float() for name, value in terms.items()}
+        return Evidence({**found, "map_peak": heat.flatten(1).amax(1)}, self.normaliser.place(heat))
+
+    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        away, seen = self._away(x)
+        part = self.principal
+        if self.gaps:
+            mean, inverse, _ = self._posterior(away, seen, inverse=True)
+            return mean.float(), inverse.diagonal(dim1=1, dim2=2).log().float()
+        mean = part.scores(away) * (part.variance - part.noise).sqrt() / part.variance
+        return mean.float(), (part.noise / part.variance).log().expand_as(mean).float()
+
+    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        y = z.double() @ self.principal.loadings().T + self.principal.mean
+        return self.normaliser.back(y.float().view(-1, *self.normaliser.shape))
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
+        z = torch.randn(n, self.latent, generator=generator, device=generator.device)
+        return self.decode(z.to(self.residual.device))
+
+    def _away(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw (B, *shape) -> a and observed (1 or 0), each (B, D) in double precision; a is 0 where missing."""
+        away = self.normaliser(x).flatten(1).double() - self.principal.mean
+        if not self.gaps:
+            return away, torch.ones_like(away)
+        seen = (~away.isnan()).double()
+        return torch.where(away.isnan(), 0.0, away), seen
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """a - W z, inner layout, and the terms but for the map's; double precision."""
+        away, seen = self._away(x)
+        part = self.principal
+        if self.gaps:
+            z, _, logs = self._posterior(away, seen)
+            left = (away - z @ part.loadings().T) * seen
+            error, distance = left.square().sum(1), z.square().sum(1)
+            observed = seen.sum(1)
+            constant = logs + observed * (part.noise.log() + math.log(2 * math.pi))
+            scale = self.values / observed.clamp_min(1)
+        else:
+            scores = part.scores(away)
+            left = away - scores @ part.axes.T
+            error, distance = left.square().sum(1), (scores.square() / part.variance).sum(1)
+            left = left + (scores * part.noise / part.variance) @ part.axes.T
+            observed = seen.sum(1)
+            logs = part.variance.log().sum() + (self.values - self.latent) * part.noise.log()
+            constant = logs + self.values * math.log(2 * math.pi)
+            scale = torch.ones_like(error)
+        terms = {
+            "reconstruction_error": lifted(error / observed.clamp_min(1)),
+            "latent_distance": distance.sqrt(),
+            "negative_log_likelihood": 0.5 * (distance + error / part.noise + constant) * scale,
+        }
+        return left.view(-1, *self.normaliser.shape), terms
+
+    def _posterior(self, away: Tensor, seen: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Over what was observed: z_o (B, q), s2 M_o^-1 where it is asked for, and log|M_o / s2| (B,)."""
+        w = self.principal.loadings() / self.principal.noise.sqrt()
+        unit = torch.eye(self.latent, dtype=w.dtype, device=w.device)
+        matrix = (seen[:, None] * w.T) @ w + unit
+        right = ((away / self.principal.noise.sqrt()) @ w)[:, :, None]
+        solved, logs = eliminated(matrix, torch.cat([right, unit.expand_as(matrix)], dim=2) if inverse else right)
+        return solved[:, :, 0], solved[:, :, 1:], logs
+
+
+def lifted(squares: Tensor) -> Tensor:
+    """Squared errors + `UNSEEN`. Written as it is because the exporter takes a summand so small for 0 and drops it."""
+    return (squares / UNSEEN + 1) * UNSEEN
+
+
+def eliminated(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Positive definite (B, q, q) and (B, q, r) -> matrix^-1 right and log|matrix|, by Gauss and Jordan's elimination.
+
+    A positive definite matrix needs no pivoting; and unrolled it is made of products alone, where ONNX has no solve.
+    """
+    size = matrix.shape[1]
+    whole, logs = torch.cat([matrix, right], dim=2), torch.zeros_like(matrix[:, 0, 0])
+    unit = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+    for i in range(size):
+        pivot = whole[:, i, i]
+        logs = logs + pivot.log()
+        whole = whole - (whole[:, :, i] - unit[i])[:, :, None] * (whole[:, i] / pivot[:, None])[:, None, :]
+    return whole[:, :, size:], logs

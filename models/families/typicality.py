@@ -1,0 +1,66 @@
+"""What families with a likelihood say of it beside its value, learned from clean samples in a last look.
+
+    typicality = |nll - m| / s                      m, s the mean and standard deviation of the clean nll
+    standing   = (h_d - m_d) / s_d                  of the share h_d that place d has in the nll, over clean samples
+
+A clean sample is not the likeliest one. In many dimensions nearly all samples of a density lie where it is far from its
+maximum, and one that is likelier than all of them, an empty image say, is as strange as one that is less likely
+(Nalisnick et al. 2019, arXiv:1906.02994).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Typicality(nn.Module):
+    """Of a sample's negative log-likelihood."""
+
+    expected: Tensor  # (2,): mean and standard deviation of clean ones, nats
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("expected", torch.tensor([0.0, 1.0]))
+
+    def fit(self, nats: Tensor) -> None:
+        """From clean (n,)."""
+        values = nats.double()
+        self.expected.copy_(torch.stack([values.mean(), values.std(correction=0).clamp_min(1e-6)]))
+
+    def forward(self, nats: Tensor) -> Tensor:
+        """(B,) -> (B,), in clean standard deviations."""
+        return (nats - self.expected[0]).abs() / self.expected[1]
+
+
+class Standing(nn.Module):
+    """How far above clean ones the share of each place in a likelihood lies, in clean standard deviations."""
+
+    mean: Tensor  # of one sample's places
+    spread: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("spread", torch.ones(shape))
+        self._sums: list[Tensor] = []
+
+    def add(self, shares: Tensor) -> None:
+        """Takes note of clean (B, *shape)."""
+        values = shares.double()
+        found = [torch.tensor(float(len(values))), values.sum(0), values.square().sum(0)]
+        self._sums = [a + b for a, b in zip(self._sums, found, strict=True)] if self._sums else found
+
+    def settle(self) -> None:
+        """Learns from all that was added."""
+        count, total, square = self._sums
+        mean = total / count
+        own = (square / count - mean.square()).clamp_min(0)
+        self.mean.copy_(mean)
+        # Shrunk towards the mean over places: over a few hundred samples one place's own is noisy, and where clean
+        # samples never vary it is 0.
+        self.spread.copy_((0.9 * own + 0.1 * own.mean().clamp_min(1e-8)).sqrt())
+        self._sums = []
+
+    def forward(self, shares: Tensor) -> Tensor:
+        return (shares - self.mean) / self.spread
