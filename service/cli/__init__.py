@@ -16,7 +16,21 @@ import typer
 
 from models.errors import Refusal
 
-COMMANDS = ("fit", "score", "evaluate", "demo", "serve")  # each a module here, with a function of the same name
+# Each a module here, with a function of the same name.
+COMMANDS = (
+    "fit",
+    "score",
+    "evaluate",
+    "encode",
+    "generate",
+    "interpolate",
+    "impute",
+    "purify",
+    "latent",
+    "ensemble",
+    "demo",
+    "serve",
+)
 GROUPS = {
     "models": "The registered models: list, show, import, promote, roll back.",
     "keys": "Access keys of the service: create, list, revoke.",

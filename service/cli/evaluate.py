@@ -41,6 +41,7 @@ def evaluate(
     timestamp: shared.Timestamp = None,
     sep: shared.Sep = None,
     rows: shared.Rows = None,
+    condition: shared.Condition = None,
     device: shared.Device = "auto",
 ) -> None:
     """Compare a model's verdicts with labels: how well it ranks, what it finds, how often it cries wolf.
@@ -58,7 +59,7 @@ def evaluate(
     need_training()
     from training.evaluate import evaluate as compare
 
-    reading = shared.reading(kind, key, columns, exclude, timestamp, sep, rows, labels=labels)
+    reading = shared.reading(kind, key, columns, exclude, timestamp, sep, rows, labels=labels, condition=condition)
     scorer, decision, blocks = judged(
         source, shared.bundle_for(model, bundle), alpha, threshold, decide_by, None, device, reading
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -17,13 +18,15 @@ from service.cli import options as shared
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from training.pipeline import Made, Request, Watch
+    from training.pipeline import Made, Watch
 
 
 def fit(
     source: shared.Source,
     name: Annotated[str, typer.Option("--name", help="What the model is called: lower case, digits, . _ -")],
-    family: Annotated[str, typer.Option("--family", help="The kind of model; see docs/models.md.")] = "vae",
+    family: Annotated[
+        str, typer.Option("--family", help="The kind of model; several with commas, or all, are compared.")
+    ] = "vae",
     alpha: Annotated[float, typer.Option("--alpha", help="False-alarm rate when none is asked for.")] = 0.01,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write the bundle here instead of registering it.")
@@ -41,6 +44,22 @@ def fit(
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="An argument of the family, such as latent=32; repeatable."),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep", metavar="KEY=A,B,C", help="Fit with each value and keep the best by clean evidence; repeatable."
+        ),
+    ] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option("--test", metavar="SOURCE", help="Of several families: labelled samples to hold them to."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels", metavar="FILE.csv|column:NAME|key:NAME|folders", help="Where the labels of --test are."
+        ),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", metavar="FILE.toml", help="The family's arguments from a file.")
@@ -73,6 +92,14 @@ def fit(
         str | None,
         typer.Option("--calibrate-by", metavar="...", help="Groups with thresholds of their own, such as a station."),
     ] = None,
+    condition: Annotated[
+        str | None,
+        typer.Option(
+            "--condition",
+            metavar="FILE.csv|column:NAME|key:NAME|folders",
+            help="What each sample was made as, such as its recipe: the model judges it as that.",
+        ),
+    ] = None,
     missing: Annotated[
         str, typer.Option("--missing", metavar="refuse|allow", help="Whether NaN is an error or a missing value.")
     ] = "refuse",
@@ -90,6 +117,13 @@ def fit(
     rate: Annotated[
         float | None, typer.Option("--rate", min=0.0, help="Peak learning rate; else the family's.")
     ] = None,
+    generation: Annotated[
+        bool, typer.Option("--generation/--no-generation", help="Judge what the model generates, in the report.")
+    ] = True,
+    features: Annotated[
+        Path | None,
+        typer.Option("--features", metavar="NET.onnx", help="A feature network to judge that by; else a small VAE's."),
+    ] = None,
     device: shared.Device = "auto",
 ) -> None:
     """Learn what clean product looks like, calibrate it, and keep the model.
@@ -100,9 +134,16 @@ def fit(
         vaegis fit parts/clean --name bracket
 
         vaegis fit pump.csv --name pump --exclude batch,operator --alpha 0.005
+
+    Several families are fitted on the same samples and compared; --sweep tries values of one family's arguments.
+
+        vaegis fit parts/clean --name bracket --family all --test parts/checked --labels folders
+
+        vaegis fit parts/clean --name bracket --sweep latent=8,16,32
     """
     from rich.console import Console
 
+    from service.cli import several
     from service.settings import read_settings
     from service.store.registry import Registry, check_name
 
@@ -115,7 +156,7 @@ def fit(
     need_training()
     from models.inputs import InputOptions
     from training.fit import FitOptions
-    from training.pipeline import Request
+    from training.pipeline import Request, run
 
     work = settings.home / "fits"
     request = Request(
@@ -125,7 +166,9 @@ def fit(
         work=work,
         family=family,
         arguments=shared.arguments(set_ or (), recipe),
-        reading=shared.reading(kind, key, columns, exclude, timestamp, sep, rows, group_by, calibrate_by),
+        reading=shared.reading(
+            kind, key, columns, exclude, timestamp, sep, rows, group_by, calibrate_by, condition=condition
+        ),
         shaping=InputOptions(
             size=shared.size(size),
             tile=tile,
@@ -139,23 +182,34 @@ def fit(
         alpha=alpha,
         options=FitOptions(seed, steps, shared.duration(max_time), batch, rate, cast(Any, device)),
         resume=resume,
+        generation=generation,
+        network=features,
     )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    names = several.families(family)
+    against = several.test_of(test, labels, request)
+    if names is not None and sweep:
+        raise Refusal("--sweep takes one family, and --family names several; sweep them one at a time.")
+    if names is None and against is not None:
+        raise Refusal("--test compares several families; of one model write: vaegis evaluate SOURCE --model NAME.")
+    if names is not None:
+        with _watch(console) as watch:
+            entries, kept_all, page = several.compared(request, names, against, out, settings, console, watch)
+        several.tell(Console(highlight=False, soft_wrap=True), entries, kept_all, page)
+        return
     aside: Path | None = None
     try:
         if out is None:
             settings.home.mkdir(parents=True, exist_ok=True)
             aside = Path(tempfile.mkdtemp(prefix=".fit-", dir=settings.home))
             request = replace(request, out=aside / "bundle")
-        made = _watched(request, console)
+        with _watch(console) as watch:
+            made = several.swept(request, sweep, console, watch) if sweep else run(request, watch)
         if out is None:
             with closing(Registry.open(settings)) as registry:
                 kept = registry.add(name, made.bundle.path, move=True)
                 place = registry.resolve(f"{name}@{kept.version}").path
-            said = f"{name} version {kept.version}"
-            said += ", registered before" if kept.known else ", now its champion" if kept.promoted else ""
-            if not kept.promoted and not kept.known:
-                said += f"; promote it with: vaegis models promote {name}@{kept.version}"
+            said = shared.kept(kept, name)
         else:
             said, place = f"{out}", out
     finally:
@@ -179,12 +233,13 @@ def need_training() -> None:
             raise Refusal(f"Fitting needs {module}, which is not installed; run: pip install 'vaegis[train]'.")
 
 
-def _watched(request: Request, console: Console) -> Made:
-    """Runs the fit under a progress bar."""
+@contextmanager
+def _watch(console: Console) -> Iterator[Watch]:
+    """A progress bar, and what moves it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from training.fit import Step
-    from training.pipeline import Watch, run
+    from training.pipeline import Watch
 
     bar = Progress(
         TextColumn("{task.description}"),
@@ -209,9 +264,9 @@ def _watched(request: Request, console: Console) -> Made:
         console.print(text, style="bold", markup=False)
         bar.reset(task, total=None, description="", loss="")
 
-    watch: Watch = Watch(stage, lambda text: console.print(f"  note: {text}", style="yellow", markup=False), read, step)
+    watch = Watch(stage, lambda text: console.print(f"  note: {text}", style="yellow", markup=False), read, step)
     with bar:
-        return run(request, watch)
+        yield watch
 
 
 def _tell(console: Console, made: Made, said: str, place: Path) -> None:

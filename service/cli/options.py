@@ -15,6 +15,7 @@ from models.spec import SPECS, Kind
 
 if TYPE_CHECKING:
     from models.sources import SourceOptions
+    from service.store.registry import Registered
 
 Source = Annotated[
     Path,
@@ -36,6 +37,14 @@ Timestamp = Annotated[str | None, typer.Option("--timestamp", metavar="NAME", he
 Sep = Annotated[str | None, typer.Option("--sep", help="Separator of csv fields; else detected.")]
 Rows = Annotated[
     str | None, typer.Option("--rows", metavar="A:B", help="Only rows (or samples) A up to, not including, B.")
+]
+Condition = Annotated[
+    str | None,
+    typer.Option(
+        "--condition",
+        metavar="FILE.csv|column:NAME|key:NAME|folders|is:NAME",
+        help="What each sample was made as (class, recipe), for models fitted with conditions; is:NAME says it of all.",
+    ),
 ]
 Device = Annotated[
     str,
@@ -69,6 +78,7 @@ def reading(
     group_by: str | None = None,
     calibrate_by: str | None = None,
     labels: str | None = None,
+    condition: str | None = None,
 ) -> SourceOptions:
     """How to read a source, from the options' texts.
 
@@ -90,6 +100,7 @@ def reading(
         group_by=group_by,
         calibrate_by=calibrate_by,
         labels=labels,
+        condition=condition,
     )
 
 
@@ -137,7 +148,7 @@ def arguments(pairs: Sequence[str], recipe: Path | None) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise Refusal(f"--set {pair} is not key=value; write for example --set latent=32.")
-        found[key.strip()] = _value(value.strip())
+        found[key.strip()] = value_of(value.strip())
     return found
 
 
@@ -148,7 +159,8 @@ def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
     return [(key, value)]
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
+    """A number where the text is one."""
     for read in (int, float):
         try:
             return read(text)
@@ -173,3 +185,12 @@ def bundle_for(model: str | None, bundle: Path | None) -> Path:
 
     with closing(Registry.open(read_settings())) as registry:
         return registry.resolve(model).path
+
+
+def kept(added: Registered, name: str) -> str:
+    """What became of a bundle that was registered, in a phrase."""
+    said = f"{name} version {added.version}"
+    said += ", registered before" if added.known else ", now its champion" if added.promoted else ""
+    if not added.promoted and not added.known:
+        said += f"; promote it with: vaegis models promote {name}@{added.version}"
+    return said

@@ -50,6 +50,7 @@ def score(
     timestamp: shared.Timestamp = None,
     sep: shared.Sep = None,
     rows: shared.Rows = None,
+    condition: shared.Condition = None,
     device: shared.Device = "auto",
 ) -> None:
     """Say of every sample in SOURCE how strange it is, and whether it is an anomaly.
@@ -64,7 +65,7 @@ def score(
         raise Refusal(f"--maps {maps} is SOURCE itself, whose images the maps would replace; name another folder.")
     scorer, decision, blocks = judged(
         source, shared.bundle_for(model, bundle), alpha, threshold, decide_by, group, device,
-        shared.reading(kind, key, columns, exclude, timestamp, sep, rows), maps is not None,
+        shared.reading(kind, key, columns, exclude, timestamp, sep, rows, condition=condition), maps is not None,
     )  # fmt: skip
     counts: Counter[str] = Counter()
     strangest: list[tuple[float, str]] = []

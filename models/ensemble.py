@@ -1,0 +1,217 @@
+"""Several bundles as one: a score graph that runs them all, calibrated on clean samples as one.
+
+For members i with scores s_i and maps h_i on the same raw input,
+
+    score = mean_i (s_i - m_i) / d_i          m_i, d_i: median and spread of member i's own clean calibration scores
+    map   = mean_i (h_i - l_i) / (u_i - l_i)  l_i, u_i: member i's clean map range (median, 99.9 %)
+
+A member's score is in clean standard deviations already; taking its own calibration's median and spread makes that
+exact, so that no member outweighs another. The spread is the interquartile range over that of a standard normal
+distribution. Every member's terms stay, named `member.term`. What is strange to one member alone is diluted by the
+others: deciding by `member.score` asks that member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import spec as specs
+from models.blocks import Samples
+from models.bundle import SCORE, Bundle
+from models.calibration import ALL, Calibration, calibrate, smallest_alpha
+from models.errors import Refusal
+from models.scorer import Graph, strongest
+from models.spec import SeriesSpec
+
+LEAST = 20  # clean samples to calibrate on
+MAPS = 256  # parts whose maps set the colour scale
+NORMAL_RANGE = 1.349  # interquartile range of a standard normal distribution
+STEP = 512  # samples in memory at once
+
+
+@dataclass(frozen=True)
+class Member:
+    """A bundle and what its terms are called within the ensemble."""
+
+    name: str
+    bundle: Bundle
+
+
+def check(members: Sequence[Member]) -> None:
+    """Whether the members can run on the same input.
+
+    Raises:
+        Refusal: fewer than two, one twice, or another input spec, naming what differs.
+    """
+    if len(members) < 2:
+        raise Refusal(f"{len(members)} model was given; an ensemble takes two or more.")
+    first = members[0]
+    seen: dict[str, str] = {}
+    for member in members:
+        if member.bundle.digest in seen:
+            raise Refusal(f"{seen[member.bundle.digest]} and {member.name} are the same bundle; name each model once.")
+        seen[member.bundle.digest] = member.name
+        ours, theirs = specs.to_json(first.bundle.spec), specs.to_json(member.bundle.spec)
+        for field in [*ours, *(f for f in theirs if f not in ours)]:
+            if ours.get(field) != theirs.get(field):
+                raise Refusal(
+                    f"{first.name} and {member.name} take different inputs: {field} is {_said(ours.get(field))} for "
+                    f"one and {_said(theirs.get(field))} for the other. Fit them alike."
+                )
+
+
+def merged(members: Sequence[Member]) -> bytes:
+    """The score graph of all members.
+
+    Raises:
+        Refusal: graphs of different operator sets, as versions years apart may write.
+    """
+    import onnx
+    from onnx import TensorProto, compose, helper, numpy_helper
+
+    models = [onnx.load_model_from_string(m.bundle.read(SCORE)) for m in members]
+    sets = [{(o.domain or "ai.onnx"): o.version for o in model.opset_import} for model in models]
+    for name, one in zip([m.name for m in members], sets, strict=True):
+        if one.get("ai.onnx") != sets[0].get("ai.onnx"):
+            raise Refusal(
+                f"The graphs of {members[0].name} and {name} were written by different versions (operator sets "
+                f"{sets[0].get('ai.onnx')} and {one.get('ai.onnx')}); fit the older one again."
+            )
+    graph = onnx.GraphProto(name="vaegis")
+    graph.input.extend(models[0].graph.input)
+    shared = {i.name for i in graph.input}
+    outputs = [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"])]
+    parts: dict[str, list[str]] = {"score": [], "map": []}
+    functions = []
+
+    def constant(name: str, value: float) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+        return name
+
+    for i, (member, model) in enumerate(zip(members, models, strict=True)):
+        if {n.name for n in model.graph.input} != shared:
+            raise Refusal(
+                f"The graph of {member.name} takes other inputs than that of {members[0].name}; fit it again."
+            )
+        prefix = f"m{i}/"
+        own = compose.add_prefix(model, prefix)
+        functions += list(own.functions)
+        graph.node.extend(helper.make_node("Identity", [n], [prefix + n]) for n in sorted(shared))
+        graph.node.extend(own.graph.node)
+        graph.initializer.extend(own.graph.initializer)
+        for output in model.graph.output:
+            if output.name == "map":
+                continue
+            term = f"{member.name}.{output.name}"
+            graph.node.append(helper.make_node("Identity", [prefix + output.name], [term]))
+            outputs.append(helper.make_tensor_value_info(term, TensorProto.FLOAT, ["batch"]))
+        calibration = member.bundle.calibration
+        low, high = calibration.map_range
+        for what, (start, span) in {"score": _centre(calibration), "map": (low, max(high - low, 1e-12))}.items():
+            moved, scaled = f"{prefix}{what}/moved", f"{prefix}{what}/scaled"
+            graph.node.extend(
+                [
+                    helper.make_node("Sub", [prefix + what, constant(f"{prefix}{what}/start", start)], [moved]),
+                    helper.make_node("Div", [moved, constant(f"{prefix}{what}/span", span)], [scaled]),
+                ]
+            )
+            parts[what].append(scaled)
+    for what, names in parts.items():
+        graph.node.append(helper.make_node("Mean", names, [what]))
+    outputs.append(
+        helper.make_tensor_value_info("map", TensorProto.FLOAT, ["batch", *members[0].bundle.spec.map_shape])
+    )
+    graph.output.extend(outputs)
+    every = {domain: max(s.get(domain, 0) for s in sets) for s in sets for domain in s}
+    made = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("" if d == "ai.onnx" else d, v) for d, v in sorted(every.items())],
+        ir_version=max(model.ir_version for model in models),
+        producer_name="vaegis",
+        functions=functions,
+    )
+    onnx.checker.check_model(made)
+    return bytes(made.SerializeToString(deterministic=True))
+
+
+def meaning(members: Sequence[Member]) -> dict[str, str]:
+    """Evidence term -> what it says."""
+    names = ", ".join(m.name for m in members)
+    found = {
+        "score": f"mean of the scores of {names}, each in its own clean standard deviations above its clean median"
+    }
+    for member in members:
+        for term, says in member.bundle.manifest.evidence.items():
+            found[f"{member.name}.{term}"] = f"{member.name}: {says}"
+    return found
+
+
+def calibrated(graph: bytes, samples: Samples) -> Calibration:
+    """The calibration of a score graph on clean samples.
+
+    Raises:
+        Refusal: too few of them, or evidence that is no finite number.
+    """
+    n = len(samples)
+    if n < LEAST:
+        raise Refusal(
+            f"{n} clean samples were given; calibrating an ensemble takes {LEAST} at least. Add clean samples."
+        )
+    opened = Graph(graph, samples.spec, "cpu")
+    columns: dict[str, list[NDArray[np.float64]]] = {t: [] for t in opened.terms}
+    for i in range(0, n, STEP):
+        first, count = samples.first[i : i + STEP], samples.count[i : i + STEP]
+        parts = np.concatenate([np.arange(f, f + c) for f, c in zip(first, count, strict=True)])
+        told = samples.conditions[parts] if samples.conditions is not None else None
+        out = opened.run(samples.take(parts), conditions=told)
+        for term in opened.terms:
+            columns[term].append(strongest(out[term].astype(np.float64), np.cumsum(count) - count, count))
+    values = {term: np.concatenate(found) for term, found in columns.items()}
+    for term, found in values.items():
+        if not np.isfinite(found).all():
+            i = int(np.flatnonzero(~np.isfinite(found))[0])
+            raise Refusal(f"The {term} of clean sample {i} ({samples.items[i]}) is no finite number; leave it out.")
+    some = samples.first[np.linspace(0, n - 1, min(n, MAPS)).astype(np.int64)]
+    told = samples.conditions[some] if samples.conditions is not None else None
+    maps = opened.run(samples.take(some), maps=True, conditions=told)["map"]
+    low, high = (float(q) for q in np.quantile(maps, [0.5, 0.999]))
+    groups = list(samples.calibration_groups) if samples.calibration_groups is not None else None
+    apart = independent(samples)
+    effective: int | dict[str, int] = apart
+    if groups is not None and apart < n:
+        # Windows that overlap are spread over the groups in proportion.
+        effective = {g: max(1, groups.count(g) * apart // n) for g in set(groups)}
+        effective[ALL] = apart
+    return calibrate(values, groups, effective, (low, high))
+
+
+def usable_alpha(calibration: Calibration, alpha: float) -> float:
+    """The rate asked for, or the lowest that the clean samples support, rounded up to a tenth of a per cent."""
+    lowest = smallest_alpha(calibration.groups[ALL])
+    return alpha if alpha >= lowest else min(0.5, float(np.ceil(lowest * 1000) / 1000))
+
+
+def independent(samples: Samples) -> int:
+    """Samples; of a series, windows that fit side by side without overlap."""
+    if samples.row is None or not samples.row.any() or not isinstance(samples.spec, SeriesSpec):
+        return len(samples)
+    count, item, free = 0, None, -1
+    for name, row in zip(samples.items, samples.row.tolist(), strict=True):
+        if name != item or row >= free:
+            item, free = name, row + samples.spec.window
+            count += 1
+    return count
+
+
+def _centre(calibration: Calibration) -> tuple[float, float]:
+    """Median and spread of a member's clean scores."""
+    low, middle, high = np.quantile(calibration.groups[ALL].terms["score"].values, [0.25, 0.5, 0.75]).tolist()
+    return middle, (high - low) / NORMAL_RANGE or 1.0
+
+
+def _said(value: object) -> str:
+    return "not declared" if value in (None, (), []) else str(value)

@@ -1,0 +1,88 @@
+"""What the commands on latent spaces share: the model's graphs, the source's blocks, single samples by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from models.errors import Refusal
+from service.cli import options as shared
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from models.blocks import Block
+    from models.latent import Coder
+    from models.sources import SourceOptions
+
+Condition = Annotated[
+    str | None, typer.Option("--condition", metavar="NAME", help="As what, for a model fitted with conditions.")
+]
+
+
+def open_coder(model: str | None, bundle: Path | None, device: str) -> Coder:
+    """The graphs of the model that the options name."""
+    from models.bundle import open_bundle
+    from models.latent import Coder
+
+    if device not in ("auto", "cuda", "cpu"):
+        raise Refusal(f"--device {device} is unknown; write auto, cuda or cpu.")
+    return Coder(open_bundle(shared.bundle_for(model, bundle)), cast(Any, device))
+
+
+def open_blocks(coder: Coder, source: Path, reading: SourceOptions, gaps: bool = False) -> Iterator[Block]:
+    """The samples of a source; `gaps` lets values be missing whatever the model was fitted with."""
+    from models import inputs
+    from models.sources import open_source
+
+    spec = coder.spec
+    if gaps and spec.kind != "image":
+        spec = replace(spec, missing="allow")
+    return inputs.blocks(open_source(source, reading), spec, roi=coder.bundle.roi)
+
+
+def one_part(coder: Coder, text: str, reading: SourceOptions) -> NDArray[np.generic]:
+    """The raw part (1, *shape) that `PATH` or `PATH:INDEX` names: an image, a vector, a window, or of a series the
+    window whose verdict row INDEX takes.
+
+    Raises:
+        Refusal: more samples than one and no index, no such sample, or one that cannot be read.
+    """
+    path, index = Path(text), None
+    if not path.exists() and (match := re.fullmatch(r"(.+):(\d+)", text)):
+        path, index = Path(match[1]), int(match[2])
+    told = replace(reading, condition=f"is:{coder.spec.conditions[0]}") if coder.spec.conditions else reading
+    seen = 0
+    for block in open_blocks(coder, path, told):
+        seen += len(block)
+        for i, number in enumerate(block.index.tolist()):
+            if index is not None and number != index:
+                continue
+            if index is None and seen > 1:
+                break
+            if not block.count[i]:
+                raise Refusal(f"{text} cannot be used: {block.errors.get(i, 'it could not be read.')}")
+            if block.count[i] > 1:
+                raise Refusal(f"{text} is cut into {block.count[i]} tiles; only whole images have one latent.")
+            if index is not None or _only(coder, path, told):
+                first = int(block.first[i])
+                return block.parts[first : first + 1]
+    if index is not None:
+        raise Refusal(f"{path} holds no sample {index}; it holds {seen}, from 0.")
+    raise Refusal(f"{path} holds more than one sample; name one as {path}:INDEX.")
+
+
+def _only(coder: Coder, path: Path, reading: SourceOptions) -> bool:
+    """Whether there is one sample only."""
+    total = 0
+    for block in open_blocks(coder, path, reading):
+        total += len(block)
+        if total > 1:
+            return False
+    return total == 1

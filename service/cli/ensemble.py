@@ -1,0 +1,178 @@
+"""`vaegis ensemble`: several models as one, calibrated together."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import tempfile
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from models.errors import Refusal
+from service.cli import options as shared
+
+if TYPE_CHECKING:
+    from models.ensemble import Member
+
+
+def ensemble(
+    models: Annotated[
+        list[str], typer.Argument(metavar="A B [C ...]", help="Models by NAME[@VERSION], or bundles' folders.")
+    ],
+    name: Annotated[str, typer.Option("--name", help="What the ensemble is called: lower case, digits, . _ -")],
+    on: Annotated[
+        Path,
+        typer.Option("--on", metavar="SOURCE", help="Clean samples to calibrate on, which no member was fitted on."),
+    ],
+    alpha: Annotated[float, typer.Option("--alpha", help="False-alarm rate when none is asked for.")] = 0.01,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write the bundle here instead of registering it.")
+    ] = None,
+    kind: shared.KindOption = None,
+    key: shared.Key = None,
+    columns: shared.Columns = None,
+    exclude: shared.Exclude = None,
+    timestamp: shared.Timestamp = None,
+    sep: shared.Sep = None,
+    rows: shared.Rows = None,
+    condition: shared.Condition = None,
+) -> None:
+    """Make one model of several: it runs them all, its score is the mean of theirs, its thresholds are its own.
+
+    The members must take the same input. The samples of --on must be clean and new to every member: on samples that
+    one was fitted on, scores are too low, and the ensemble would raise more false alarms than promised.
+
+    vaegis ensemble bracket bracket-flow --on bracket/clean-more --name bracket-both
+    """
+    from models import inputs
+    from models import spec as specs
+    from models.bundle import CALIBRATION, ROI, SCORE, write_bundle
+    from models.calibration import decide, to_bytes
+    from models.ensemble import calibrated, check, independent, meaning, merged, usable_alpha
+    from models.errors import Conflict
+    from models.sources import open_source
+    from service.settings import read_settings
+    from service.store.registry import Registry, check_name
+
+    check_name(name)
+    if not 0.0 < alpha < 1.0:
+        raise Refusal(f"The false-alarm rate alpha is {alpha}; give a number between 0 and 1, such as 0.01.")
+    if out is not None and out.exists():
+        raise Conflict(f"{out} exists already; a bundle is never altered. Name another --out folder.")
+    members = _members(models)
+    check(members)
+    spec = members[0].bundle.spec
+    calibrate_by = spec.calibrate_by
+    reading = shared.reading(
+        kind, key, columns, exclude, timestamp, sep, rows, calibrate_by=calibrate_by, condition=condition
+    )
+    graph = merged(members)
+    settings = read_settings()
+    with tempfile.TemporaryDirectory(prefix="vaegis-ensemble-") as folder:
+        roi = members[0].bundle.roi
+        samples = inputs.load(open_source(on, reading), spec, Path(folder), roi=roi)
+        known = [m.name for m in members if m.bundle.manifest.training.get("digest") == samples.digest]
+        for text in _doubts(known, on):
+            typer.echo(f"  note: {text}", err=True)
+        calibration = calibrated(graph, samples)
+        rate = usable_alpha(calibration, alpha)
+        if rate > alpha:
+            typer.echo(
+                f"  note: A false-alarm rate of {alpha:g} needs more than the {independent(samples)} independent clean "
+                f"samples of {on.name}; this model's own rate is {rate:g}. Add clean samples for a lower one.",
+                err=True,
+            )
+        training = {
+            "digest": samples.digest,
+            "samples": len(samples),
+            "skipped": len(samples.skipped),
+            "split": {"calibrate": len(samples)},
+            "calibrate_independent": independent(samples),
+            "calibrated_on_data_of": known,
+        }
+    files = {SCORE: graph, CALIBRATION: to_bytes(calibration)}
+    if spec.kind == "image" and ROI in members[0].bundle.manifest.files:
+        files[ROI] = members[0].bundle.read(ROI)
+    aside: Path | None = None
+    try:
+        if out is None:
+            settings.home.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=".ensemble-", dir=settings.home))
+        bundle = write_bundle(
+            out if out is not None else Path(str(aside)) / "bundle",
+            files,
+            family="ensemble",
+            arguments={"members": [m.name for m in members]},
+            spec=specs.to_json(spec),
+            evidence=meaning(members),
+            alpha=rate,
+            training=training,
+            lineage={"digest": None, "members": [_descent(m) for m in members]},
+            versions=_versions(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        said = str(out)
+        if out is None:
+            with closing(Registry.open(settings)) as registry:
+                said = shared.kept(registry.add(name, bundle.path, move=True), name)
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+    decision = decide(calibration, rate)
+    beyond = ", extrapolated" if decision.extrapolated else ""
+    typer.echo(f"{said}  (digest {bundle.digest[:12]})")
+    typer.echo(
+        f"  {len(members)} members: {', '.join(m.name for m in members)}; calibrated on {len(samples)} clean samples"
+    )
+    typer.echo(f"  flags a score above {decision.threshold:.5g}: {rate:.2%} false alarms{beyond}")
+
+
+def _members(models: list[str]) -> list[Member]:
+    """The bundles, each with a name that no other has."""
+    from models.bundle import open_bundle
+    from models.ensemble import Member
+
+    found: list[Member] = []
+    for text in models:
+        folder = Path(text)
+        path = folder if folder.is_dir() else shared.bundle_for(text, None)
+        plain = re.sub(r"[^a-z0-9_-]+", "-", (folder.resolve().name if folder.is_dir() else text.split("@")[0]).lower())
+        name, number = plain.strip("-") or "member", 1
+        while name in {m.name for m in found}:
+            number += 1
+            name = f"{plain.strip('-') or 'member'}-{number}"
+        found.append(Member(name, open_bundle(path)))
+    return found
+
+
+def _doubts(known: list[str], on: Path) -> list[str]:
+    if known:
+        verb = "was" if len(known) == 1 else "were"
+        return [
+            f"{on.name} is the very data that {', '.join(known)} {verb} fitted on: scores are lower there than on new "
+            "clean samples, and the ensemble will raise more false alarms than promised. Calibrate on other clean ones."
+        ]
+    return [
+        f"The samples of {on.name} must be new to every member; that none was fitted on some of them is taken on trust."
+    ]
+
+
+def _descent(member: Member) -> dict[str, Any]:
+    manifest = member.bundle.manifest
+    return {"name": member.name, "family": manifest.family, "digest": manifest.digest, "lineage": manifest.lineage}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for library in ("vaegis", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy"):
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found

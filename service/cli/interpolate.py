@@ -1,0 +1,69 @@
+"""`vaegis interpolate`: from one sample to another through the latent space, and sums of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.errors import Refusal
+from service.cli import coding
+from service.cli import options as shared
+
+
+def interpolate(
+    samples: Annotated[
+        list[str],
+        typer.Argument(metavar="A B [C ...]", help="Samples, each a PATH that holds one, or PATH:INDEX of many."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR|FILE", help="A folder of PNGs (images), or .npz, .parquet, .csv.")
+    ],
+    model: shared.ModelName = None,
+    bundle: shared.BundleFolder = None,
+    steps: Annotated[int, typer.Option("--steps", min=2, max=1000, help="Samples from A to B, both included.")] = 8,
+    arith: Annotated[
+        str | None,
+        typer.Option("--arith", metavar="A-B+C", help="This sum of latents instead; the samples are A, B, C, ..."),
+    ] = None,
+    condition: coding.Condition = None,
+    kind: shared.KindOption = None,
+    key: shared.Key = None,
+    columns: shared.Columns = None,
+    exclude: shared.Exclude = None,
+    timestamp: shared.Timestamp = None,
+    sep: shared.Sep = None,
+    device: shared.Device = "auto",
+) -> None:
+    """Walk from sample A to sample B in latent space, or add and subtract samples there.
+
+    vaegis interpolate good.png worn.png --model bracket --out walk
+
+    vaegis interpolate a.png b.png c.png --arith A-B+C --model bracket --out sum
+    """
+    import numpy as np
+
+    from models.bundle import DECODER, ENCODER
+    from models.latent import as_raw, combine, parse_arith
+    from models.latent import interpolate as line
+    from models.latent.coder import told_of
+    from service.samplefiles import SampleFiles
+
+    weights = parse_arith(arith, len(samples)) if arith is not None else None
+    if weights is None and len(samples) != 2:
+        raise Refusal(f"{len(samples)} samples were given; name two, A and B, or say what to do with them by --arith.")
+    coder = coding.open_coder(model, bundle, device)
+    coder.need(ENCODER, "interpolate")
+    coder.need(DECODER, "interpolate")
+    told = told_of(coder.spec, condition, len(samples))
+    reading = shared.reading(kind, key, columns, exclude, timestamp, sep)
+    parts = np.concatenate([coding.one_part(coder, text, reading) for text in samples])
+    latents, _ = coder.encode(parts, told)
+    # Of a sum, what it was made of comes first and the sum last.
+    path = line(latents[0], latents[1], steps) if weights is None else np.vstack([latents, combine(latents, weights)])
+    made = as_raw(coder.decode(path, told_of(coder.spec, condition, len(path))), coder.spec)
+    with SampleFiles(out, coder.spec) as files:
+        names = [None] * len(made) if weights is None else [*(chr(65 + i) for i in range(len(samples))), "sum"]
+        files.write(made, names, np.arange(len(made), dtype=np.int64))
+    typer.echo(f"{len(made)} samples in {out}" if weights is None else f"{arith} is the last sample in {out}")
