@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest
-from toy_data import SMALL, WINDOW, defective, digits, pump, vectors, write_csv
+from toy_data import SMALL, WINDOW, defective, digits, pump, recipes, vectors, write_csv
 
 from models.inputs import InputOptions
 
@@ -59,3 +59,26 @@ def fitted(sources, tmp_path_factory):
         return run(request)
 
     return get
+
+
+@pytest.fixture(scope="session")
+def conditional(tmp_path_factory):
+    """A conditional model of vectors made by recipes A and B, which its clean .npz names under the key c."""
+    from models.sources import SourceOptions
+    from training.fit import FitOptions
+    from training.pipeline import Request, run
+
+    folder = tmp_path_factory.mktemp("conditional")
+    x = np.concatenate([recipes(250, "A", 1), recipes(250, "B", 2)])
+    np.savez(folder / "clean.npz", x=x, c=np.repeat(["A", "B"], 250))
+    request = Request(
+        source=folder / "clean.npz",
+        name="recipes",
+        out=folder / "bundle",
+        work=folder / "work",
+        arguments={"width": 16, "latent": 2},
+        reading=SourceOptions(condition="key:c"),
+        alpha=0.05,
+        options=FitOptions(steps=400, device="cpu"),
+    )
+    return run(request)

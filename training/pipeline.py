@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,16 +29,18 @@ from models.blocks import Samples
 from models.bundle import CALIBRATION, ROI, SCORE, WEIGHTS, Bundle, write_bundle
 from models.calibration import ALL, Calibration, Decision, calibrate, decide, smallest_alpha, to_bytes
 from models.errors import Conflict, Refusal
-from models.families import FAMILIES, Family, make
+from models.families import FAMILIES, Family, conditioned, make
 from models.inputs import InputOptions
 from models.scorer import Graph, strongest
 from models.sources import SourceOptions
 from training import report
 from training.export import Gate, export, gate
 from training.fit import FitOptions, Fitted, Step, fit, looks
-from training.splits import Split, parts_of, split
+from training.generation import Network, measure, unwritten
+from training.splits import Split, conditions_of, parts_of, split
 
 MAP_SAMPLES = 256  # calibration samples whose maps set the colour scale
+FEW_OF_ONE = 50  # clean samples of one condition, of which fewer are worth a note
 LIBRARIES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "lightning-fabric")
 
 
@@ -58,6 +60,8 @@ class Request:
     options: FitOptions = field(default_factory=FitOptions)
     resume: bool = False
     parent: str | None = None  # digest of the bundle this one replaces
+    generation: bool = False  # judge what the model generates, for the report
+    network: Path | None = None  # whose features that judges by; None fits a small VAE for it
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,8 @@ def run(request: Request, watch: Watch | None = None) -> Made:
     for text in family.notes():
         note(text)
     roi = inputs.read_roi(request.shaping.roi) if request.shaping.roi is not None else None
+    if request.network is not None:
+        Network(request.network, spec)  # opened once before the fit, so that a wrong one is answered at once
     with tempfile.TemporaryDirectory(prefix="vaegis-fit-") as folder:
         samples = inputs.load(source, spec, Path(folder), roi=roi, progress=watch.read)
         for item, why in samples.skipped[:3]:
@@ -124,6 +130,8 @@ def run(request: Request, watch: Watch | None = None) -> Made:
         if len(samples.skipped) > 3:
             note(f"{len(samples.skipped)} items were left out in all.")
         parted = split(samples, request.options.seed)
+        for text in _few(samples, parted):
+            note(text)
         key = _key(request, spec, samples.digest)
         path = request.work / key[:32] / "checkpoint.safetensors"
         if path.exists() and not request.resume:
@@ -135,11 +143,20 @@ def run(request: Request, watch: Watch | None = None) -> Made:
             family, samples, parted, request.options, key=key, path=path, resume=request.resume, show=watch.step
         )
         watch.stage("Exporting and calibrating")
-        fuse(family, samples, parted)
+        fuse(family, samples, parted, request.options.seed)
         graphs = export(family)
         calibration, evidence = _calibration(graphs[SCORE], samples, parted)
         alpha, decision = _default(calibration, request.alpha, note)
-        proof = gate(family, graphs[SCORE], samples.take, parts_of(samples, parted.calibrate))
+        proven = parts_of(samples, parted.calibrate)
+        proof = gate(family, graphs[SCORE], samples.take, proven, conditions_of(samples, proven))
+        judged = None
+        if request.generation or request.network is not None:
+            watch.stage("Judging what it generates")
+            model = unwritten(request.family, family.arguments(), spec, graphs)
+            try:
+                judged = measure(model, samples, parted, request.options.seed, request.network)
+            except Refusal as refusal:  # what it generates decides no verdict, so it must not cost the model
+                note(f"What the model generates could not be judged: {refusal}")
         watch.stage("Writing the report")
         arguments = family.arguments()
         training = _training(request, samples, parted, fitted, proof)
@@ -158,7 +175,9 @@ def run(request: Request, watch: Watch | None = None) -> Made:
             training=training,
             notes=tuple(notes),
             log_jacobian=family.log_jacobian(),
+            generation=judged,
             evidence=evidence,
+            roi=roi,
         )
         files = {
             **graphs,
@@ -185,13 +204,13 @@ def run(request: Request, watch: Watch | None = None) -> Made:
     return Made(bundle, fitted, parted, calibration, proof, tuple(notes))
 
 
-def fuse(family: Family, samples: Samples, parted: Split) -> None:
-    """Fits the fused score on the validate split."""
+def fuse(family: Family, samples: Samples, parted: Split, seed: int) -> None:
+    """Fits the fused score on the validate split, varied as clean product may vary."""
     family.eval()
     found: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
-        for x in looks(samples, parts_of(samples, parted.validate))():
-            for term, values in family.evidence(x).terms.items():
+        for x, condition in conditioned(looks(samples, parts_of(samples, parted.validate), seed)):
+            for term, values in family.evidence(x, condition).terms.items():
                 found.setdefault(term, []).append(values)
     family.fusion.fit({t: torch.cat(v) for t, v in found.items()})
 
@@ -202,7 +221,8 @@ def evidence_of(graph: Graph, samples: Samples, chosen: NDArray[np.int64]) -> di
     step = 4096 if samples.spec.kind == "vector" else 512
     for i in range(0, len(chosen), step):
         some = chosen[i : i + step]
-        out = graph.run(samples.take(parts_of(samples, some)))
+        parts = parts_of(samples, some)
+        out = graph.run(samples.take(parts), conditions=conditions_of(samples, parts))
         count = samples.count[some]
         first = np.cumsum(count) - count
         for term in graph.terms:
@@ -217,7 +237,8 @@ def _calibration(graph: bytes, samples: Samples, parted: Split) -> tuple[Calibra
     values = evidence_of(opened, samples, chosen)
     groups = [samples.calibration_groups[i] for i in chosen] if samples.calibration_groups is not None else None
     some = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), MAP_SAMPLES)).astype(np.int64)]
-    maps = opened.run(samples.take(parts_of(samples, some)[: 4 * MAP_SAMPLES]), maps=True)["map"]
+    parts = parts_of(samples, some)[: 4 * MAP_SAMPLES]
+    maps = opened.run(samples.take(parts), maps=True, conditions=conditions_of(samples, parts))["map"]
     low, high = (float(q) for q in np.quantile(maps, [0.5, 0.999]))
     effective: int | dict[str, int] = parted.effective
     if groups is not None and parted.effective < len(chosen):
@@ -225,6 +246,29 @@ def _calibration(graph: bytes, samples: Samples, parted: Split) -> tuple[Calibra
         effective = {g: max(1, groups.count(g) * parted.effective // len(chosen)) for g in set(groups)}
         effective[ALL] = parted.effective
     return calibrate(values, groups, effective, (low, high)), values
+
+
+def _few(samples: Samples, parted: Split) -> Iterator[str]:
+    """Sentences on conditions with few clean samples.
+
+    Raises:
+        Refusal: one has none among those that are fitted.
+    """
+    if samples.conditions is None:
+        return
+    names = samples.spec.conditions
+    fitted, read = (
+        np.bincount(samples.conditions[samples.first[side]], minlength=len(names))
+        for side in (parted.fit, np.arange(len(samples)))
+    )
+    for name, count, total in zip(names, fitted.tolist(), read.tolist(), strict=True):
+        if not count:
+            raise Refusal(
+                f"Condition {name!r} has {total} clean samples, and none of them is left to learn from. Add clean "
+                "samples of it, or leave it out."
+            )
+        if total < FEW_OF_ONE:
+            yield f"Condition {name!r} has only {total} clean samples; its verdicts will be poor. Add some."
 
 
 def _default(calibration: Calibration, alpha: float, note: Callable[[str], None]) -> tuple[float, Decision]:

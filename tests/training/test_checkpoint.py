@@ -32,16 +32,19 @@ def kept(tmp_path):
     model, optimisers = learner()
     learn(model, optimisers, 3)
     best = {k: v.clone() for k, v in model.state_dict().items()}
+    average = {"0.weight": torch.randn(4, 3)}
     state = State("key", 3, 1.5, 0.25, 2, 1, [{"step": 3, "total": 0.1, "validate": float("inf")}], "time")
     path = tmp_path / "sub" / "checkpoint.safetensors"
-    save(path, state, model, best, optimisers)
-    return path, state, model, best, optimisers
+    save(path, state, model, best, optimisers, average)
+    return path, state, model, best, optimisers, average
 
 
 def test_everything_comes_back_bit_for_bit(kept):
-    path, state, model, best, optimisers = kept
+    path, state, model, best, optimisers, average = kept
     other, others = learner()
-    found, held = load(path, "key", other, others, CPU)
+    averaged = {"0.weight": torch.zeros(4, 3)}
+    found, held = load(path, "key", other, others, averaged, CPU)
+    assert torch.equal(averaged["0.weight"], average["0.weight"])
     assert found == state
     assert {k: v.tolist() for k, v in held.items()} == {k: v.tolist() for k, v in best.items()}
     # The next steps are the same: weights, batch statistics and moments were restored.
@@ -56,13 +59,14 @@ def test_it_is_one_file_of_tensors_and_json(kept):
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint.safetensors"]
     with safe_open(path, "pt") as data:
         assert json.loads(data.metadata()["state"])["key"] == "key"
-        assert {n.split(".")[0] for n in data.keys()} == {"weights", "best", "moments"}  # noqa: SIM118 (not a dict)
+        parts = {n.split(".")[0] for n in data.keys()}  # noqa: SIM118 (not a dict)
+    assert parts == {"weights", "best", "average", "moments"}
 
 
 def test_a_first_state_has_no_best_loss_yet(tmp_path):
     model, optimisers = learner()
-    save(tmp_path / "c", State("k"), model, {}, optimisers)
-    found, best = load(tmp_path / "c", "k", *learner(), CPU)
+    save(tmp_path / "c", State("k"), model, {}, optimisers, {})
+    found, best = load(tmp_path / "c", "k", *learner(), {}, CPU)
     assert found == State("k")
     assert found.best == float("inf")
     assert best == {}
@@ -70,12 +74,12 @@ def test_a_first_state_has_no_best_loss_yet(tmp_path):
 
 def test_another_fits_checkpoint_is_refused(kept):
     with pytest.raises(Refusal, match="had other data or options"):
-        load(kept[0], "another", *learner(), CPU)
+        load(kept[0], "another", *learner(), {}, CPU)
 
 
 def test_nothing_to_resume(tmp_path):
     with pytest.raises(Refusal, match="no interrupted fit of this command to resume"):
-        load(tmp_path / "none.safetensors", "key", *learner(), CPU)
+        load(tmp_path / "none.safetensors", "key", *learner(), {}, CPU)
 
 
 @pytest.mark.parametrize("cut", [0, 5, 100, -1])
@@ -83,7 +87,7 @@ def test_a_torn_file_is_refused(kept, cut):
     path = kept[0]
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(Refusal, match=r"checkpoint\.safetensors cannot be read"):
-        load(path, "key", *learner(), CPU)
+        load(path, "key", *learner(), {}, CPU)
 
 
 @pytest.mark.parametrize(
@@ -93,20 +97,25 @@ def test_a_file_without_the_loops_state_is_refused(tmp_path, metadata):
     path = tmp_path / "checkpoint.safetensors"
     save_file({"weights.x": torch.zeros(1)}, path, metadata)
     with pytest.raises(Refusal, match="cannot be read"):
-        load(path, "key", *learner(), CPU)
+        load(path, "key", *learner(), {}, CPU)
 
 
 def test_weights_of_another_network_are_refused(kept):
     """The key is that of the data and options; a newer version may build another network from them."""
     other = nn.Linear(3, 1)
     with pytest.raises(Refusal, match="cannot be read"):
-        load(kept[0], "key", other, {"one": torch.optim.AdamW(other.parameters())}, CPU)
+        load(kept[0], "key", other, {"one": torch.optim.AdamW(other.parameters())}, {}, CPU)
+
+
+def test_a_checkpoint_without_the_averages_that_are_wanted_is_refused(kept):
+    with pytest.raises(Refusal, match="cannot be read"):
+        load(kept[0], "key", *learner(), {"2.weight": torch.zeros(1, 4)}, CPU)
 
 
 def test_a_failed_write_leaves_the_last_whole_one(kept, tmp_path):
-    path, state, model, best, optimisers = kept
+    path, state, model, best, optimisers, average = kept
     before = path.read_bytes()
     path.with_suffix(".partial").mkdir()  # the next write cannot be begun
     with pytest.raises(Exception, match="(?i)directory"):
-        save(path, State("key", 4), model, best, optimisers)
+        save(path, State("key", 4), model, best, optimisers, average)
     assert path.read_bytes() == before

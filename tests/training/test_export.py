@@ -2,16 +2,18 @@ import copy
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from onnx import helper
+from torch import nn
 from toy_data import clean, constant, mean_graph, onnx_bytes
 from toy_families import Level
 
 from models.errors import Refusal
-from models.families import Evidence
+from models.families import Evidence, Plan
 from models.spec import VectorSpec
-from training.export import GATE_BATCH, TOLERANCE, gate
+from training.export import GATE_BATCH, TOLERANCE, export, gate
 
 SPEC = VectorSpec(("a", "b"))
 ROWS = np.random.default_rng(0).normal(10, 1, (150, 2)).astype(np.float32)
@@ -25,7 +27,7 @@ class Mean(Level):
         self.meaning = {"twice": "twice the mean"}
         self.sample, self.term, self.to = sample, term, to
 
-    def scored(self, x):
+    def scored(self, x, condition=None):
         mean = x.mean(1)
         terms = {"score": mean, "twice": 2 * mean}
         if self.sample is not None:
@@ -90,7 +92,7 @@ def test_a_graph_that_looks_at_its_neighbours_is_refused():
     graph = onnx_bytes(nodes, outputs, constants, SPEC)
 
     class Same(Mean):
-        def scored(self, x):
+        def scored(self, x, condition=None):
             own = x.mean(1)
             return own + 0.01 * (own - own.mean()), Evidence({"twice": 2 * own}, x)
 
@@ -146,6 +148,53 @@ def test_graphs_have_the_signature_of_the_interface(fitted):
         decoder = onnx.load_model_from_string(made.bundle.read("decoder.onnx")).graph
         assert signature(decoder.input) == {"latent": ("FLOAT", latent)}
         assert signature(decoder.output) == {"reconstruction": ("FLOAT", shape)}
+
+
+class Walk(nn.Module):
+    """One step of something that generates: sample + time * noise."""
+
+    def __init__(self, pace):
+        super().__init__()
+        self.register_buffer("pace", torch.tensor(pace))
+
+    def forward(self, sample, time, noise):
+        return sample + self.pace * time[:, None] * noise
+
+
+class Walker(Level):
+    """Generates step by step, and has no decoder."""
+
+    name = "step.onnx"
+
+    def more_graphs(self):
+        inputs = {
+            "sample": torch.zeros(3, 2),
+            "time": torch.zeros(3, dtype=torch.int64),
+            "noise": torch.zeros(3, 2),
+        }
+        return {self.name: Plan(Walk(0.5), inputs, ("next",))}
+
+
+def test_a_family_may_ship_a_graph_of_its_own():
+    graphs = export(Walker(SPEC))
+    assert list(graphs) == ["score.onnx", "step.onnx"]
+    graph = onnx.load_model_from_string(graphs["step.onnx"]).graph
+    assert signature(graph.input) == {"sample": ("FLOAT", [2]), "time": ("INT64", []), "noise": ("FLOAT", [2])}
+    rng = np.random.default_rng(0)
+    for n in (1, 5):
+        sample, noise = rng.normal(size=(2, n, 2)).astype(np.float32)
+        time = np.arange(n) + 3
+        feed = {"sample": sample, "time": time, "noise": noise}
+        (found,) = ort.InferenceSession(graphs["step.onnx"], providers=["CPUExecutionProvider"]).run(None, feed)
+        assert found == pytest.approx(sample + 0.5 * time[:, None] * noise, rel=1e-6)
+
+
+def test_only_graphs_that_a_bundle_knows_are_shipped():
+    class Stray(Walker):
+        name = "walk.onnx"
+
+    with pytest.raises(AssertionError, match=r"walk\.onnx"):
+        export(Stray(SPEC))
 
 
 def signature(values):

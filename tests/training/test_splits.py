@@ -226,3 +226,11 @@ def test_windows_given_as_such_are_samples_of_their_own(tmp_path):
     parted = split(inputs.load(source, spec, tmp_path / "spool"), 0)
     assert parted.counts() == {"fit": 161, "validate": 40, "calibrate": 99}
     assert parted.effective == 99
+
+
+def test_only_a_series_in_blocks_settles_on_its_latest_rows_too():
+    parted = split(series(1500), 0)
+    assert parted.last_look.tolist() == sorted([*parted.fit.tolist(), *parted.validate.tolist()])
+    assert not set(parted.last_look.tolist()) & set(parted.calibrate.tolist())
+    plain = split(rows(120), 0)
+    assert plain.last_look.tolist() == plain.fit.tolist()

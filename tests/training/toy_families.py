@@ -26,7 +26,7 @@ class Level(Family):
     def players(self):
         return {"level": self}
 
-    def loss(self, x, player, at):
+    def loss(self, x, player, at, condition=None):
         away = (self.p - x.mean()) ** 2
         return {"total": away, "level": self.p.detach()}
 
@@ -34,7 +34,7 @@ class Level(Family):
         self.calls.append("finish")
         self.seen.fill_(sum(len(x) for x in batches()))
 
-    def evidence(self, x):
+    def evidence(self, x, condition=None):
         heat = (x - self.p) ** 2
         return Evidence({"away": heat.mean(1)}, heat)
 
@@ -42,21 +42,21 @@ class Level(Family):
 class Slope(Level):
     """A loss whose gradient is always 1, so that AdamW moves p by exactly the learning rate."""
 
-    def loss(self, x, player, at):
+    def loss(self, x, player, at, condition=None):
         return {"total": self.p + 0 * x.mean()}
 
 
 class Stuck(Level):
     """A loss that never changes."""
 
-    def loss(self, x, player, at):
+    def loss(self, x, player, at, condition=None):
         return {"total": 0 * self.p + 1.0}
 
 
 class Broken(Level):
     """A term that is no number from step 3 on."""
 
-    def loss(self, x, player, at):
+    def loss(self, x, player, at, condition=None):
         bad = torch.tensor(float("nan") if at.step >= 3 and torch.is_grad_enabled() else 1.0)
         return {"total": (self.p - x.mean()) ** 2, "penalty": bad}
 
@@ -64,7 +64,7 @@ class Broken(Level):
 class BlindToCleanSamples(Level):
     """A loss that is a number on what it learns from, and none on what it is validated on."""
 
-    def loss(self, x, player, at):
+    def loss(self, x, player, at, condition=None):
         held = torch.tensor(float("nan") if not torch.is_grad_enabled() else 0.0)
         return {"total": (self.p - x.mean()) ** 2 + held}
 
@@ -83,11 +83,11 @@ class Duel(Level):
     def players(self):
         return {"one": self.one, "two": self.two}
 
-    def loss(self, x, player, at):
+    def loss(self, x, player, at, condition=None):
         a, b = self.one[0], self.two[0]
         return {"total": (a + b) if player == "one" else -(a + b)}
 
-    def evidence(self, x):
+    def evidence(self, x, condition=None):
         return Evidence({"away": x.mean(1)}, x)
 
 
@@ -96,3 +96,47 @@ class Statistic(Level):
 
     def players(self):
         return {}
+
+
+class Match(Level):
+    """Two players: `fast` follows the samples and `slow` follows `fast`, which learns `turns_of_fast` times a step.
+
+    Each writes down the sample means it saw, and `slow`'s loss has a gradient for `fast`'s number too.
+    """
+
+    def __init__(self, spec, *, turns_of_fast=3, average=0.0, momentum=0.9, stop_at=None):
+        super().__init__(spec)
+        del self.p
+        self.turns_of_fast, self.average, self.momentum, self.stop_at = turns_of_fast, average, momentum, stop_at
+        self.fast, self.slow = nn.Linear(1, 1), nn.Linear(1, 1)
+        self.told = []
+
+    @property
+    def recipe(self):
+        return Recipe(steps=400, batch=4, rate=0.02, average=self.average, momentum=self.momentum)
+
+    def players(self):
+        return {"fast": self.fast, "slow": self.slow}
+
+    def turns(self, player):
+        return self.turns_of_fast if player == "fast" else 1
+
+    def loss(self, x, player, at, condition=None):
+        if self.training:
+            self.told.append((player, at.step, x.mean().item()))
+        noise = torch.randn(x.shape, generator=at.generator)
+        fast = self.fast(x + 0.1 * noise)
+        away = (fast - x).square().mean() if player == "fast" else (self.slow(x) - fast).square().mean()
+        return {"total": away}
+
+    def held(self, x, at, condition=None):
+        return self.loss(x, "slow", at)["total"]
+
+    def alarm(self, history):
+        if self.stop_at is not None and history[-1]["step"] >= self.stop_at:
+            return f"The match ran away at step {history[-1]['step']:g}; fit with a lower rate."
+        return None
+
+    def evidence(self, x, condition=None):
+        heat = (self.slow(x) - x).square()
+        return Evidence({"away": heat.mean(1)}, heat)

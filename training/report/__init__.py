@@ -23,6 +23,11 @@
                            (share that five principal components do), samples; null without a decoder
     likelihood             term, dimensions, per, log_jacobian, kind (discrete or differential), fit|validate|calibrate:
                            {elbo, nats_per_dimension, bits_per_dimension}; null for a family without nats
+    trials                 [{defect, says, samples, found: share flagged at the model's own rate, auroc}] of synthetic
+                           defects, least found first; null where clean samples are too few
+    generation             samples, features (where they come from), generated and clean: {frechet, precision, recall,
+                           density, coverage, spread, inception, diversity}, nearest, copies, rebuilt, alarms: [{code,
+                           text}] of generated samples; null where there are none
     strangest, typical     [{item, index, row, score, p_value, worst_term, worst_side: high or low}]; index counts the
                            samples read from 0, row is a window's first; strangest first
     notes                  what was said during the fit
@@ -34,11 +39,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from training.report import generated
 from training.report.facts import Facts
 from training.report.judgement import warnings
 from training.report.numbers import numbers, plain, settled
 from training.report.page import page
 from training.report.seen import look
+from training.report.trials import table, trials
 
 __all__ = ["Facts", "build"]
 
@@ -46,10 +53,11 @@ __all__ = ["Facts", "build"]
 def build(facts: Facts) -> dict[str, bytes]:
     """Relative path -> bytes."""
     seen = look(facts)
-    found = numbers(facts, seen)
+    tried = trials(facts)
+    found = {**numbers(facts, seen), "trials": table(tried), "generation": generated.table(facts.generation)}
     warned = warnings(found, settled(facts))
     found = plain({**found, "warnings": [asdict(w) for w in warned]})
     return {
         "report/report.json": json.dumps(found, indent=1, allow_nan=False).encode(),
-        "report/report.html": page(facts, seen, found, warned),
+        "report/report.html": page(facts, seen, found, warned, tried),
     }

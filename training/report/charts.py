@@ -6,9 +6,11 @@ and letters large enough to be read on a phone.
 
 from __future__ import annotations
 
+import base64
 import io
 import warnings
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,6 +49,12 @@ def bare(axes: Axes) -> None:
     axes.tick_params(labelsize=8, colors=MUTED, width=0.6, length=3)
     axes.grid(True, color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
+
+
+def embedded(picture: bytes, alt: str, sharp: bool = True) -> str:
+    """A PNG as an element of the page."""
+    kind = " class=sharp" if sharp else ""
+    return f'<img{kind} alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
 
 
 def png(figure: Figure) -> bytes:

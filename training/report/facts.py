@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from models.blocks import Samples
 from models.calibration import Calibration, Decision
 from models.spec import InputSpec
+from training.generation import Generation
 from training.splits import Split
 
 
@@ -37,3 +38,5 @@ class Facts:
     log_jacobian: float | None = None
     # Term -> (n,) raw evidence of `split.calibrate`, in its order, where it is at hand; None runs the graph again.
     evidence: Mapping[str, NDArray[np.float64]] | None = None
+    generation: Generation | None = None  # of samples that the model made; None where it makes none or was not asked
+    roi: NDArray[np.bool_] | None = None  # (H, W): where images are inspected; None is everywhere

@@ -13,6 +13,7 @@ FALLING = 0.03  # of the loss's whole fall, in the last quarter of the fit
 MEMORISED = 1.5  # median reconstruction error of unseen over that of fitted samples
 VARIED = 0.2  # share of five principal components from which clean samples are said to differ by more than noise
 UNLEARNED = 1 / 3  # of that share, under which the model is said to have learned nothing
+BLIND = 0.1  # share of the best-seen synthetic defect, under which the model is said to see hardly anything
 FEW = 99  # independent calibration samples that a rate of 1 % takes
 
 ALIKE = "That is right where clean samples differ by no more than noise, and only there."
@@ -79,7 +80,7 @@ def verdict(n: dict[str, Any]) -> list[str]:
 
 def warnings(n: dict[str, Any], falling: float) -> list[Warned]:
     """What a person should know before trusting the model, worst first."""
-    found = [*_latent(n), *_fit(n, falling), *_calibration(n)]
+    found = [*_latent(n), *_fit(n, falling), *_calibration(n), *_trials(n), *_generation(n)]
     if skipped := n["samples"]["skipped"]:
         found.append(Warned("skipped", "note", f"{skipped} items of the source could not be read and were left out."))
     order = ("alarm", "warning", "note")
@@ -177,3 +178,23 @@ def _calibration(n: dict[str, Any]) -> list[Warned]:
             )
         )
     return found
+
+
+def _generation(n: dict[str, Any]) -> list[Warned]:
+    return [Warned(alarm["code"], "note", alarm["text"]) for alarm in (n.get("generation") or {}).get("alarms", [])]
+
+
+def _trials(n: dict[str, Any]) -> list[Warned]:
+    trials = n.get("trials")
+    if not trials or trials[-1]["found"] >= BLIND:
+        return []
+    best = trials[-1]
+    return [
+        Warned(
+            "blind",
+            "warning",
+            f"Of synthetic defects made of its own clean samples it flags hardly any: at best {percent(best['found'])} "
+            f"({best['defect']}: {best['says']}). Clean samples may differ too much from each other, or hold defects; "
+            "declare invariances, group kinds of product apart, or accept a higher false-alarm rate.",
+        )
+    ]

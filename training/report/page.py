@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -11,17 +10,18 @@ import numpy as np
 
 from models.calibration import ALL
 from models.spec import ImageSpec, SeriesSpec, VectorSpec
-from training.report import charts, panels
+from training.report import charts, generated, panels
 from training.report.facts import Facts
 from training.report.judgement import NOUNS, Warned, number, percent, verdict
 from training.report.numbers import USUAL_ALPHA
 from training.report.seen import Seen, Shown, kl_per_unit
 from training.report.style import CSS
+from training.report.trials import Trial, section
 
 LEVELS = {"alarm": "Alarm", "warning": "Look first", "note": "Note"}
 
 
-def page(facts: Facts, seen: Seen, n: dict[str, Any], warned: Sequence[Warned]) -> bytes:
+def page(facts: Facts, seen: Seen, n: dict[str, Any], warned: Sequence[Warned], tried: Sequence[Trial]) -> bytes:
     """The whole page."""
     body = [
         f"<header><h1>{escape(facts.name)}</h1><p>What this model learned, how far to trust it, and the clean samples "
@@ -30,8 +30,10 @@ def page(facts: Facts, seen: Seen, n: dict[str, Any], warned: Sequence[Warned]) 
         _strangest(facts, seen, n),
         _samples(facts, seen, n),
         _scores(facts, seen, n),
+        section(facts, tried, _own(n), _map_legend(facts.calibration.map_range)),
         _training(facts, n),
         _latent(facts, seen, n),
+        generated.section(facts.generation),
         _likelihood(facts, n),
         _evidence(facts, n),
     ]
@@ -138,7 +140,7 @@ def _images(facts: Facts, seen: Seen, shown: Sequence[Shown]) -> str:
         for i, (s, pictures) in enumerate(some):
             mark = f"<b>{i + 1}</b> " if strange else ""
             figures = "".join(
-                f"<div>{_img(p, f'{h} of {facts.samples.items[s.sample]}')}<span>{h}</span></div>"
+                f"<div>{charts.embedded(p, f'{h} of {facts.samples.items[s.sample]}')}<span>{h}</span></div>"
                 for h, p in zip(heads, pictures, strict=True)
             )
             name = escape(facts.samples.items[s.sample])
@@ -376,6 +378,14 @@ def _evidence(facts: Facts, n: dict[str, Any]) -> str:
     )
 
 
+def _own(n: dict[str, Any]) -> str:
+    """The rate or threshold that the model decides by unless told otherwise."""
+    alpha = n["decision"]["alpha"]
+    return (
+        f"a false-alarm rate of {percent(alpha)}" if alpha else f"a threshold of {number(n['decision']['threshold'])}"
+    )
+
+
 def _map_legend(scale: tuple[float, float]) -> str:
     low, high = scale
     top = low + 3 * (high - low)
@@ -391,9 +401,4 @@ def _charts(inner: str) -> str:
 
 def _figure(picture: bytes, caption: str, alt: str, sharp: bool = False, tall: bool = False) -> str:
     kind = " class=tall" if tall else ""
-    return f"<figure{kind}>{_img(picture, alt, sharp)}<figcaption>{caption}</figcaption></figure>"
-
-
-def _img(picture: bytes, alt: str, sharp: bool = True) -> str:
-    kind = " class=sharp" if sharp else ""
-    return f'<img{kind} alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+    return f"<figure{kind}>{charts.embedded(picture, alt, sharp)}<figcaption>{caption}</figcaption></figure>"

@@ -18,7 +18,7 @@ from models.calibration import ALL
 from models.scorer import Graph, open_session, strongest
 from models.spec import SeriesSpec
 from training.report.facts import Facts
-from training.splits import parts_of
+from training.splits import conditions_of, parts_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -102,7 +102,7 @@ def look(facts: Facts) -> Seen:
     coder = Coder.of(facts)
     latents = _latents(facts, graph, coder, splits) if coder is not None else None
     strangest, typical = _to_show(facts, splits["calibrate"])
-    walk, walked, generated = _decoded(coder, latents)
+    walk, walked, generated = _decoded(coder, latents, len(facts.spec.conditions))
     return Seen(
         splits=splits,
         latents=latents,
@@ -129,20 +129,25 @@ class Coder:
         encoder = facts.graphs.get(ENCODER)
         return cls(encoder, facts.graphs.get(DECODER)) if encoder is not None else None
 
-    def encode(self, parts: NDArray[Any]) -> tuple[Floats, Floats]:
+    def encode(self, parts: NDArray[Any], conditions: Ints | None = None) -> tuple[Floats, Floats]:
         """Posterior mean and log-variance, each (m, L)."""
         feed: dict[str, NDArray[Any]] = {"input": np.ascontiguousarray(parts)}
         if self._masked:
             seen = ~np.isnan(parts)
             feed = {"input": np.where(seen, parts, np.float32(0)), "mask": seen.astype(np.float32)}
+        if conditions is not None:
+            feed["condition"] = conditions
         mean, log_variance = self._encoder.run(["mean", "log_variance"], feed)
         return mean.astype(np.float64), log_variance.astype(np.float64)
 
-    def decode(self, latent: Floats) -> NDArray[np.float32] | None:
+    def decode(self, latent: Floats, conditions: Ints | None = None) -> NDArray[np.float32] | None:
         """Reconstructions in raw units, (m, *shape); None without a decoder."""
         if self._decoder is None:
             return None
-        found: NDArray[np.float32] = self._decoder.run(["reconstruction"], {"latent": latent.astype(np.float32)})[0]
+        feed: dict[str, NDArray[Any]] = {"latent": latent.astype(np.float32)}
+        if conditions is not None:
+            feed["condition"] = conditions
+        found: NDArray[np.float32] = self._decoder.run(["reconstruction"], feed)[0]
         return found
 
 
@@ -158,7 +163,8 @@ def kl_per_unit(latents: Latents) -> Floats:
     return np.asarray(0.5 * (mean**2 + np.exp(log_variance) - log_variance - 1).mean(axis=0))
 
 
-def _even(chosen: Ints, most: int) -> Ints:
+def evenly(chosen: Ints, most: int) -> Ints:
+    """At most so many of them, from first to last."""
     if len(chosen) <= most:
         return chosen
     return chosen[np.linspace(0, len(chosen) - 1, most).astype(np.int64)]
@@ -171,11 +177,12 @@ def _afford(facts: Facts, most: int, values: int) -> int:
 
 
 def _scored(facts: Facts, graph: Graph, side: Ints, most: int, values: int) -> Scored:
-    chosen = _even(side, _afford(facts, most, values))
+    chosen = evenly(side, _afford(facts, most, values))
     columns: dict[str, list[Floats]] = {t: [] for t in graph.terms}
     for i in range(0, len(chosen), STEP):
         some = chosen[i : i + STEP]
-        out = graph.run(facts.samples.take(parts_of(facts.samples, some)))
+        parts = parts_of(facts.samples, some)
+        out = graph.run(facts.samples.take(parts), conditions=conditions_of(facts.samples, parts))
         count = facts.samples.count[some]
         for term in graph.terms:
             columns[term].append(strongest(out[term].astype(np.float64), np.cumsum(count) - count, count))
@@ -186,7 +193,7 @@ def _latents(facts: Facts, graph: Graph, coder: Coder, splits: dict[str, Scored]
     plain = bool((facts.samples.count == 1).all())
     means, logs, scores, sides, numbers = [], [], [], [], []
     for side, (name, scored) in enumerate(splits.items()):
-        at = _even(np.arange(len(scored.chosen)), _afford(facts, LATENTS_MOST[name], VALUES_OTHERS))
+        at = evenly(np.arange(len(scored.chosen)), _afford(facts, LATENTS_MOST[name], VALUES_OTHERS))
         samples = scored.chosen[at]
         parts = facts.samples.first[samples]
         if not plain:  # a tile of each image, not always the first
@@ -194,12 +201,13 @@ def _latents(facts: Facts, graph: Graph, coder: Coder, splits: dict[str, Scored]
         score = [scored.values["score"][at]] if plain else []
         for i in range(0, len(parts), STEP):
             raw = facts.samples.take(parts[i : i + STEP])
+            told = conditions_of(facts.samples, parts[i : i + STEP])
             for j in range(0, len(raw), 64):
-                mean, log_variance = coder.encode(raw[j : j + 64])
+                mean, log_variance = coder.encode(raw[j : j + 64], told[j : j + 64] if told is not None else None)
                 means.append(mean)
                 logs.append(log_variance)
             if not plain:
-                score.append(graph.run(raw)["score"].astype(np.float64))
+                score.append(graph.run(raw, conditions=told)["score"].astype(np.float64))
         scores += score
         sides.append(np.full(len(parts), side, np.int8))
         numbers.append(samples)
@@ -215,9 +223,13 @@ def _latents(facts: Facts, graph: Graph, coder: Coder, splits: dict[str, Scored]
 def _explained(facts: Facts, coder: Coder) -> Explained | None:
     """Over unseen samples. Without it, a model that answers every image with the mean one would look well: its scores
     are calibrated all the same."""
-    chosen = _even(facts.split.calibrate, _afford(facts, EXPLAINED_MOST, VALUES_OTHERS))
+    chosen = evenly(facts.split.calibrate, _afford(facts, EXPLAINED_MOST, VALUES_OTHERS))
     raw = facts.samples.take(facts.samples.first[chosen])
-    found = [coder.decode(coder.encode(raw[i : i + 64])[0]) for i in range(0, len(raw), 64)]
+    told = conditions_of(facts.samples, facts.samples.first[chosen])
+    found = []
+    for i in range(0, len(raw), 64):
+        some = told[i : i + 64] if told is not None else None
+        found.append(coder.decode(coder.encode(raw[i : i + 64], some)[0], some))
     rebuilt = [r for r in found if r is not None]
     n = len(raw)
     if not rebuilt or n <= 2 * COMPONENTS:
@@ -270,10 +282,12 @@ def _shown(
         sample = int(scored.chosen[position])
         parts = parts_of(facts.samples, np.array([sample]))
         raw = facts.samples.take(parts)
-        out = graph.run(raw, maps=True)
+        told = conditions_of(facts.samples, parts)
+        out = graph.run(raw, maps=True, conditions=told)
         tile = int(np.argmax(out["score"]))
         one = raw[tile : tile + 1]
-        rebuilt = coder.decode(coder.encode(one)[0]) if coder is not None else None
+        its = told[tile : tile + 1] if told is not None else None
+        rebuilt = coder.decode(coder.encode(one, its)[0], its) if coder is not None else None
         score = float(scored.values["score"][position])
         term, side = _worst_term(facts, {t: float(v[position]) for t, v in scored.values.items()})
         found.append(
@@ -316,12 +330,14 @@ def _worst_term(facts: Facts, values: dict[str, float]) -> tuple[str, Literal["h
 
 
 def _decoded(
-    coder: Coder | None, latents: Latents | None
+    coder: Coder | None, latents: Latents | None, conditions: int
 ) -> tuple[NDArray[np.float32] | None, tuple[int, ...], NDArray[np.float32] | None]:
-    """Walks along the two most active units from the clean mean, and draws from the prior."""
+    """Walks along the two most active units from the clean mean, under the first condition, and draws from the prior,
+    under each condition in turn."""
     if coder is None or latents is None:
         return None, (), None
-    generated = coder.decode(np.random.default_rng(0).standard_normal((12, latents.mean.shape[1])))
+    told = np.arange(12) % conditions if conditions else None
+    generated = coder.decode(np.random.default_rng(0).standard_normal((12, latents.mean.shape[1])), told)
     variance = latents.mean.var(axis=0)
     units = [int(u) for u in np.argsort(-variance, kind="stable")[:2] if active_units(latents.mean)[u]]
     if generated is None or not units:
@@ -331,7 +347,7 @@ def _decoded(
     for unit in units:
         z = np.tile(latents.mean.mean(axis=0), (len(steps), 1))
         z[:, unit] += steps * float(np.sqrt(variance[unit]))
-        walked = coder.decode(z)
+        walked = coder.decode(z, np.zeros(len(z), np.int64) if conditions else None)
         assert walked is not None
         rows.append(walked)
     return np.stack(rows), tuple(units), generated

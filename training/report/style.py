@@ -34,6 +34,7 @@ figcaption{margin-top:6px}
 .charts>*{max-width:640px;min-width:0}
 @media (min-width:880px){.tall{grid-row:span 2}}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,430px),1fr));gap:18px 24px}
+.small-cards{grid-template-columns:repeat(auto-fill,minmax(min(100%,210px),1fr))}
 .four{display:grid;grid-auto-flow:column;grid-auto-columns:1fr;gap:5px}
 .four span{display:block;text-align:center;font-size:.74rem;color:var(--muted);margin-top:2px}
 .card figcaption{margin-top:2px}
