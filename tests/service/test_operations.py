@@ -298,7 +298,15 @@ def test_openapi_tells_every_route_type_and_error(client):
         "application/vnd.apache.arrow.stream",
     }  # fmt: skip
     assert {"200", "400", "401", "403", "404", "413", "415", "422", "500", "503"} == set(post["responses"])
-    assert {p["name"] for p in post["parameters"]} == {"model", "alpha", "threshold", "decide_by", "maps", "group"}
+    assert {p["name"] for p in post["parameters"]} == {
+        "model",
+        "alpha",
+        "threshold",
+        "decide_by",
+        "maps",
+        "group",
+        "condition",
+    }
     assert "HTTPValidationError" not in json.dumps(document)  # errors have one form
     references = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
     assert references <= set(document["components"]["schemas"])
