@@ -194,8 +194,9 @@ class Autoregressive(Family):
         # The exporter cannot decompose a step of the networks that run in a loop over rows or time.
         if self.network in ("rowlstm", "lstm"):
             return {}
+        # Two tensors: the exporter takes one object for one input.
         sample = torch.zeros(3, *self.spec.shape)
-        inputs = {"sample": sample, "time": torch.ones(3, dtype=torch.int64), "noise": sample}
+        inputs = {"sample": sample, "time": torch.ones(3, dtype=torch.int64), "noise": torch.zeros_like(sample)}
         return {STEP: Plan(Next(self), inputs, ("next",))}
 
     def _nats(self, y: Tensor, raw: Tensor) -> Tensor:

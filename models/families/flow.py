@@ -5,13 +5,16 @@ x is a sample of D values, y the same normalised, z = f(y) with f invertible and
     -log p(y)               = sum_d (z_d^2 / 2 + log(2 pi) / 2) - log|det dz/dy|
     negative_log_likelihood = -log p(y)                                                   nats; higher = stranger
     typicality              = |-log p(y) - clean mean| / clean standard deviation          (`typicality.py`)
-    map                     = z^2 / clean mean of z^2, per pixel, step or column
+    map                     = m / clean mean of m, per pixel, step or column
     map_peak                = max of the smoothed map
 
-Every latent stays at the place of the values it was made from, so z^2 says where: a defect's values are pushed far out
-by scales that were learned for clean ones. The log-determinant is left out of the map. It is a property of the place's
-surroundings, not of its value, and would show flat regions, whose density is high, and edges, whose density is low, on
-every clean sample.
+of images and windows     m = (y - f^-1(r z / |z|))^2,  r^2 the clean mean of |z|^2
+of vectors                m = z^2
+
+Clean latents lie close to a sphere of radius r, and a defect's far outside. To bring the latent back along its ray and
+see what that changes in the sample says where. z^2 itself does not: convolutions have told it of its surroundings, and
+most of what a defect does there shows at background pixels beside it, whose scales are the smallest. The latents of a
+vector stay with their columns.
 
 Vectors: y is first whitened by the clean covariance, C^(-1/2) y (the symmetric root, which keeps each latent nearest
 its own column), so that the flow begins as a Gaussian with all correlations and learns what is not Gaussian. Then
@@ -69,7 +72,8 @@ class Flow(Family):
 
     takes_missing = False
 
-    energy: Tensor  # clean mean of z^2 per value, inner shape
+    radius: Tensor  # root of the clean mean of |z|^2
+    usual: Tensor  # clean mean of m per value, inner shape
 
     def __init__(
         self,
@@ -119,7 +123,8 @@ class Flow(Family):
             self.flow = Vectors(shape[0], self.transform, self.layers, self.width, bins)
         else:
             self.flow = MultiScale(shape, self.layers, self.width)
-        self.register_buffer("energy", torch.ones(shape))
+        self.register_buffer("radius", torch.ones(()))
+        self.register_buffer("usual", torch.ones(shape))
         self.typicality = Typicality()
 
     @property
@@ -169,20 +174,26 @@ class Flow(Family):
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """What clean likelihoods and latents are like."""
-        found, square, count = [], torch.zeros_like(self.energy).double(), 0
+        found, squares = [], []
         for x in batches():
             nats, z = self._nats(self.normaliser(x))
             found.append(nats)
-            square += z.double().square().sum(0)
-            count += len(x)
+            squares.append(z.double().square().flatten(1).sum(1))
         self.typicality.fit(torch.cat(found))
+        self.radius.copy_(torch.cat(squares).mean().sqrt())
+        total, count = torch.zeros_like(self.usual).double(), 0
+        for x in batches():
+            y = self.normaliser(x)
+            total += self._moved(y, self.flow(y)[0]).double().sum(0)
+            count += len(x)
         # Shrunk towards the mean over places: over a few hundred samples one place's own is noisy.
-        own = square / max(count, 1)
-        self.energy.copy_(0.9 * own + 0.1 * own.mean().clamp_min(1e-8))
+        own = total / max(count, 1)
+        self.usual.copy_(0.9 * own + 0.1 * own.mean().clamp_min(1e-8))
 
     def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
-        nats, z = self._nats(self.normaliser(x))
-        heat = z.square() / self.energy
+        y = self.normaliser(x)
+        nats, z = self._nats(y)
+        heat = self._moved(y, z) / self.usual
         if isinstance(self.normaliser.inner, ImageSpec):
             heat = smooth(heat.mean(1), self.normaliser.inner)
         terms = {
@@ -203,13 +214,21 @@ class Flow(Family):
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
         z = torch.randn(n, self.latent_size, generator=generator, device=generator.device)
-        return self.decode(z.to(self.energy.device))
+        return self.decode(z.to(self.usual.device))
 
     def _nats(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-density (B,) and latents of normalised y."""
         z, shares = self.flow(y)
         # In float32 whatever the precision of the networks.
         return (0.5 * z.float().square() + HALF_LOG_2PI - shares.float()).flatten(1).sum(1), z
+
+    def _moved(self, y: Tensor, z: Tensor) -> Tensor:
+        """m of the module's mathematics, shaped as y."""
+        if isinstance(self.flow, Vectors):
+            return z.square()
+        length = z.float().square().flatten(1).sum(1).sqrt().clamp_min(1e-8)
+        back = self.flow.inverse(z * (self.radius / length).view(-1, *(1,) * (z.dim() - 1)))
+        return (y - back).square()
 
     def _spread(self, y: Tensor, generator: torch.Generator) -> Tensor:
         """y with the noise of training."""

@@ -9,9 +9,9 @@ prior leaves: Rosca et al. 2018, arXiv:1802.06847). With u = f(z), f invertible,
 The entropy is exact; the expectation has no closed form. Training takes it from its one draw, `negative_elbo` and `kl`
 from the K stored noises: an average over draws of q is an unbiased bound all the same, and the same at each call.
 
-    latent_density = -log p(mu): the prior went where clean posteriors lie, so its own density says what is strange
-
-Everything else is the VAE's (`vae.py`). A sample is decoded from z = f^-1(u), which `sampler.onnx` does.
+Everything else is the VAE's (`vae.py`), `latent_density` too: -log p(mu) would be of little use there. The prior learns
+where draws of q lie, spread as they are, and a defect that the encoder makes little of has its mean in their midst.
+A sample is decoded from z = f^-1(u), which `sampler.onnx` does.
 
 `VAEGAN`, a VAE whose decoder answers to a discriminator (Larsen, Sonderby, Larochelle and Winther 2016,
 arXiv:1512.09300; objectives and discriminator: `models.families.adversarial`). With f(.) the F values that the
@@ -109,7 +109,6 @@ class VAEFlow(VAE):
         in_range("prior_width", prior_width, 1, 4096)
         self.prior, self.prior_layers, self.prior_width = prior, prior_layers, prior_width
         self.flow = Vectors(self.latent, prior, prior_layers, prior_width, bins=8)
-        self.meaning["latent_density"] = "negative log-density of the posterior mean under the prior, a flow, nats"
 
     def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
         u = torch.randn(n, self.latent, generator=generator, device=generator.device)
@@ -124,10 +123,11 @@ class VAEFlow(VAE):
     def _divergence(self, mean: Tensor, log_variance: Tensor, z: Tensor) -> Tensor:
         """KL(q || p) in nats of all units together, (B, 1), from one draw."""
         entropy = (0.5 * (1 + log_variance) + HALF_LOG_2PI).sum(1)
-        return (self._density(z) - entropy)[:, None]
+        return (self._prior(z) - entropy)[:, None]
 
-    def _density(self, mean: Tensor) -> Tensor:
-        u, shares = self.flow(mean)
+    def _prior(self, z: Tensor) -> Tensor:
+        """-log p(z) in nats, (B,)."""
+        u, shares = self.flow(z)
         nats: Tensor = (0.5 * u.float().square() + HALF_LOG_2PI - shares.float()).sum(1)
         return nats
 

@@ -79,7 +79,7 @@ class Logistics(nn.Module):
             u = uniform[:, c, 1]
             value = mean + spread * (u.log() - (1 - u).log())
             if self.top:
-                level = (value * scale.flatten()[c] + centre.flatten()[c]).round().clamp(0, self.top)
+                level = (value * scale.flatten()[c] + centre.flatten()[c]).round().clamp(0.0, self.top)
                 value = (level - centre.flatten()[c]) / scale.flatten()[c]
             values.append(value)
         return torch.stack(values, dim=1)

@@ -319,7 +319,7 @@ class VAE(Family):
             "negative_elbo": nats / self.noises / share + kl,
             "kl": kl,
             "latent_distance": self.latents.distance(mean),
-            "latent_density": self._density(mean),
+            "latent_density": self.clusters.density(mean),
             "map_peak": peak,
         }
         if self.residuals is not None and self.inputs is not None:
@@ -351,10 +351,6 @@ class VAE(Family):
     def _divergence(self, mean: Tensor, log_variance: Tensor, z: Tensor) -> Tensor:
         """KL(q || p) in nats per latent unit, (B, L); z is one draw from q, for priors without a closed form."""
         return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1)
-
-    def _density(self, mean: Tensor) -> Tensor:
-        """Negative log-density of the posterior mean among clean latents, nats, (B,)."""
-        return self.clusters.density(mean)
 
     def _seen(self, x: Tensor) -> Tensor:
         """Raw (B, *shape) -> raw as the networks see it, channels first."""

@@ -3,32 +3,29 @@
 Each is fitted for a few steps on small data and exported once a session; the pipeline around that has tests of its own.
 """
 
-import dataclasses
 import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
+from conforming import CASES, agree, at, batches, fresh, outputs, reaches_every_parameter, session, spread_of, through
 from safetensors.torch import load, save
 from sklearn.metrics import roc_auc_score
 from toy_data import SMALL, SPECS, InMemory, clean, defective
 
 import models
 from models.errors import Refusal
-from models.families import FAMILIES, Conditioned, Progress, make
+from models.families import FAMILIES, make
 from models.families.family import keywords
-from training.export import TOLERANCE, export, gate
+from training.export import export, gate
 from training.fit import FitOptions, fit
 from training.pipeline import fuse
 from training.splits import Split
 
-CASES = [(name, kind) for name, cls in FAMILIES.items() for kind in cls.kinds]
 REAL = [(name, kind) for name, kind in CASES if kind != "image"]  # kinds whose values are real numbers, or missing
-GAPPY = [(name, kind) for name, kind in REAL if FAMILIES[name].takes_missing]
 
 
 @pytest.fixture(params=CASES, ids="-".join)
@@ -37,6 +34,7 @@ def case(request):
 
 
 STEPS = 60
+MORE_STEPS = {"autoregressive": 200, "diffusion": 200, "flow": 240}  # that learn values before they learn product
 FIT, HELD = 240, 40  # samples fitted on, and validated on
 
 
@@ -53,7 +51,7 @@ def ready(name, kind):
     x = clean(kind, FIT + HELD)
     samples = InMemory(SPECS[kind], x)
     split = Split(np.arange(FIT), np.arange(FIT, FIT + HELD), np.empty(0, np.int64), HELD)
-    family = fit(fresh(name, kind), samples, split, FitOptions(steps=STEPS, device="cpu")).family
+    family = fit(fresh(name, kind), samples, split, FitOptions(steps=MORE_STEPS.get(name, STEPS), device="cpu")).family
     fuse(family, samples, split, 0)
     return Ready(family, export(family))
 
@@ -73,56 +71,6 @@ def mixed(family):
     """Thirteen clean parts and four with a defect."""
     kind = family.spec.kind
     return np.concatenate([clean(kind, 13, seed=5), defective(kind, 4)])
-
-
-def fresh(name, kind, **changed):
-    torch.manual_seed(0)
-    return make(FAMILIES, name, dataclasses.replace(SPECS[kind], **changed), SMALL.get(name, {}))
-
-
-def batches(x, size=32):
-    return lambda: iter(torch.from_numpy(x).split(size))
-
-
-def at(share=1.0):
-    return Progress(int(100 * share), 100, torch.Generator().manual_seed(0))
-
-
-@torch.no_grad()
-def outputs(family, x):
-    """Every output of the score graph by name, as torch gives it."""
-    score, found = family.scored(torch.from_numpy(np.ascontiguousarray(x)))
-    return {"score": score.numpy(), **{k: v.numpy() for k, v in found.terms.items()}, "map": found.map.numpy()}
-
-
-def session(raw):
-    return ort.InferenceSession(raw, providers=["CPUExecutionProvider"])
-
-
-def through(graph, feed):
-    return dict(zip([o.name for o in graph.get_outputs()], graph.run(None, feed), strict=True))
-
-
-def agree(one, other, spread):
-    """As the export gate asks, with `spread` from a larger run."""
-    assert one.keys() == other.keys()
-    for name in one:
-        allowed = TOLERANCE * np.maximum(np.abs(other[name]), spread[name])
-        assert (np.abs(one[name] - other[name]) <= allowed).all(), name
-
-
-def spread_of(found):
-    return {k: np.subtract(*np.percentile(v, [75, 25])) for k, v in found.items()}
-
-
-def reaches_every_parameter(family, x, player, module):
-    family.zero_grad()
-    family.train()
-    family.loss(x, player, at())["total"].backward()
-    named = dict(module.named_parameters())
-    assert named
-    idle = [n for n, p in named.items() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert idle == []
 
 
 def test_gradients_reach_every_parameter_of_every_player(case):
@@ -331,94 +279,3 @@ def test_what_is_not_a_number_is_never_judged(name, kind):
         assert not all(np.isfinite(found[k][i]) for k in found if k != "map")
     for i in (0, 1, 3, 5):
         assert found["score"][i] == pytest.approx(whole["score"][i], rel=1e-3)
-
-
-@pytest.fixture(scope="module")
-def gappy():
-    """`gappy(family, kind)`: started and finished on data with gaps, and its graphs."""
-    kept = {}
-
-    def get(name, kind):
-        if (name, kind) not in kept:
-            x = clean(kind, 64).copy()
-            x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
-            family = fresh(name, kind, missing="allow")
-            family.start(batches(x))
-            family.eval()
-            family.finish(batches(x))
-            kept[name, kind] = family, x, export(family)
-        return kept[name, kind]
-
-    return get
-
-
-@pytest.mark.parametrize(("name", "kind"), GAPPY)
-def test_values_may_be_missing(name, kind, gappy):
-    family, x, graphs = gappy(name, kind)
-    found = outputs(family, x)
-    assert all(np.isfinite(v).all() for v in found.values())
-    for player, module in family.players().items():
-        reaches_every_parameter(family, torch.from_numpy(x), player, module)
-    family.eval()
-    seen = ~np.isnan(x)
-    got = through(session(graphs["score.onnx"]), {"input": np.nan_to_num(x), "mask": seen.astype(np.float32)})
-    agree(got, found, spread_of(found))
-
-
-@pytest.mark.parametrize(("name", "kind"), GAPPY)
-def test_what_is_missing_leaves_no_trace(name, kind, gappy):
-    """Whatever number stands where the mask says missing, nothing changes by a bit."""
-    family, x, graphs = gappy(name, kind)
-    seen = (~np.isnan(x)).astype(np.float32)
-    for graph in ("score.onnx", *(["encoder.onnx"] if family.latent_size else [])):
-        opened = session(graphs[graph])
-        told = [through(opened, {"input": np.where(seen > 0, x, v), "mask": seen}) for v in (0.0, 1e6, -3.5)]
-        for other in told[1:]:
-            assert {k: v.tobytes() for k, v in other.items()} == {k: v.tobytes() for k, v in told[0].items()}
-
-
-@pytest.mark.parametrize(("name", "kind"), GAPPY)
-def test_a_sample_of_which_nothing_is_known_does_not_fail(name, kind, gappy):
-    family, x, _ = gappy(name, kind)
-    found = outputs(family, np.full_like(x[:2], np.nan))
-    assert all(np.isfinite(v).all() for v in found.values())
-
-
-TOLD = [(name, kind) for name, kind in CASES if FAMILIES[name].conditional]
-
-
-@pytest.mark.parametrize(("name", "kind"), TOLD)
-def test_conditions_reach_the_networks_and_the_graphs(name, kind):
-    """A family each, of samples declared as they are: the condition is heard everywhere, alike by torch and graphs."""
-    x = clean(kind, 64)
-    told = torch.arange(64) % 3
-    family = fresh(name, kind, conditions=("A", "B", "C"))
-    whole = Conditioned(lambda: zip(torch.from_numpy(x).split(32), told.split(32), strict=True))
-    family.start(whole)
-    for player, module in family.players().items():
-        family.train().zero_grad()
-        family.loss(torch.from_numpy(x), player, at(), told)["total"].backward()
-        named = dict(module.named_parameters())
-        assert [n for n, p in named.items() if p.grad is None or not p.grad.abs().sum() > 0] == []
-    family.eval()
-    family.finish(whole)
-    graphs = export(family)
-    opened = session(graphs["score.onnx"])
-    with torch.no_grad():
-        score, found = family.scored(torch.from_numpy(x), told)
-        other, _ = family.scored(torch.from_numpy(x), (told + 1) % 3)
-    assert (score != other).any(), "the condition is not heard"
-    expected = {"score": score.numpy(), **{k: v.numpy() for k, v in found.terms.items()}, "map": found.map.numpy()}
-    got = through(opened, {"input": x, "condition": told.numpy()})
-    agree(got, expected, spread_of(expected))
-    one = through(opened, {"input": x[5:6], "condition": told.numpy()[5:6]})
-    agree(one, {k: v[5:6] for k, v in expected.items()}, spread_of(expected))
-    for graph in (g for g in ("encoder.onnx", "decoder.onnx") if g in graphs):
-        assert "condition" in {i.name for i in session(graphs[graph]).get_inputs()}
-
-
-def test_families_that_take_no_conditions_say_so():
-    for name, kind in CASES:
-        if not FAMILIES[name].conditional:
-            with pytest.raises(Refusal, match=f"{name} takes no conditions"):
-                fresh(name, kind, conditions=("A", "B"))

@@ -140,9 +140,14 @@ def test_evidence_by_hand(kind):
     assert torch.allclose(found.terms["negative_log_likelihood"], nats, rtol=1e-4, atol=1e-3)
     away = (nats - nats.mean()).abs() / nats.std(correction=0)
     assert torch.allclose(found.terms["typicality"], away, atol=1e-3)
-    energy = z.square().mean(0)
-    heat = z.square() / (0.9 * energy + 0.1 * energy.mean())
-    heat = heat.view(len(x), *family.normaliser.shape)
+    if kind == "vector":
+        moved = z.square()
+    else:  # what changes when the latent is brought back to the clean sphere along its ray
+        radius = z.square().sum(1).mean().sqrt()
+        raw = family.decode(z * radius / z.norm(dim=1, keepdim=True))
+        moved = (family.normaliser(x) - family.normaliser(raw)).square().flatten(1)
+    usual = moved.mean(0)
+    heat = (moved / (0.9 * usual + 0.1 * usual.mean())).view(len(x), *family.normaliser.shape)
     if kind == "image":
         heat = smooth(heat.mean(1), SPECS[kind])
     elif kind == "series":

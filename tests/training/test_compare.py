@@ -186,9 +186,11 @@ def test_what_decides_and_its_error():
 
 
 def test_a_sweep_finds_the_number_of_components_by_clean_samples_alone(sources, tmp_path):
-    """Two causes explain the six columns."""
-    begun = []
-    asked = request(sources, tmp_path / "swept", family="pca")
+    """Two causes explain six columns, with noise of the same size in each."""
+    begun, rng = [], np.random.default_rng(0)
+    x = rng.normal(size=(600, 2)) @ [[1, 1, 1, 1, 1, 1], [1, -1, 1, -1, 1, -1]] + 0.3 * rng.normal(size=(600, 6))
+    np.savez(tmp_path / "two.npz", x=x.astype(np.float32))
+    asked = request(sources, tmp_path / "swept", family="pca", source=tmp_path / "two.npz")
     found = sweep(asked, [{"latent": 1}, {"latent": 2}, {"latent": 5}], Watch(), begun.append)
     assert begun == ["latent=1", "latent=2", "latent=5"]
     assert found.chosen.arguments == {"latent": 2}
