@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.errors import Conflict, Refusal
+from models.sources.images import SUFFIXES
 from models.spec import ImageSpec, InputSpec
 from service.scorefile import writing
 
@@ -99,8 +100,8 @@ class SampleFiles:
             with writing(f"--out {out}"):
                 out.parent.mkdir(parents=True, exist_ok=True)
         elif isinstance(spec, ImageSpec):
-            if out.suffix in TABLES or (out.exists() and not out.is_dir()):
-                raise Refusal(f"--out {out.name} cannot hold images; name a folder or an .npz.")
+            if out.suffix in (*TABLES, *SUFFIXES) or (out.exists() and not out.is_dir()):
+                raise Refusal(f"--out {out.name} cannot hold images; name a folder, for a PNG each, or an .npz.")
             if spec.channels not in (1, 3) or (spec.depth == 16 and spec.channels == 3):
                 raise Refusal(
                     f"A PNG cannot hold {spec.channels} channels of {spec.depth} bits; name an .npz for --out."

@@ -79,11 +79,17 @@ def numbered(count: int) -> tuple[str, ...]:
 def match_columns(wanted: Sequence[str], given: Sequence[str], title: str) -> list[int]:
     """Where each wanted column is among the given ones, by name; given columns nobody wants are passed over.
 
-    A model fitted on an array without names (its columns are 0, 1, 2, ...) takes as many columns by place.
+    A model fitted on an array without names (its columns are 0, 1, 2, ...) takes as many columns by place, and of
+    another array without names not the first few: where nothing is named, nothing says that they mean the same.
 
     Raises:
-        Refusal: columns are missing.
+        Refusal: columns are missing, or there are too many without names.
     """
+    if len(given) > len(wanted) and tuple(given) == numbered(len(given)) and tuple(wanted) == numbered(len(wanted)):
+        raise Refusal(
+            f"{title} has {len(given)} columns without names, and the model takes {len(wanted)}; give those alone "
+            f"(in a command: --columns {','.join(wanted[:3])}{',...' if len(wanted) > 3 else ''})."
+        )
     at = {name: i for i, name in enumerate(given)}
     missing = [name for name in wanted if name not in at]
     if not missing:

@@ -381,6 +381,8 @@ def test_columns_go_by_name(tmp_path):
     assert match_columns(("0", "1"), ("p", "q"), "it") == [0, 1]
     with pytest.raises(Refusal):
         match_columns(("0", "1"), ("p", "q", "r"), "it")
+    with pytest.raises(Refusal, match="it has 3 columns without names, and the model takes 2; give those alone"):
+        match_columns(("0", "1"), ("0", "1", "2"), "it")
 
 
 def test_array_columns_go_by_number_or_place(tmp_path):
