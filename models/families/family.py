@@ -251,15 +251,16 @@ def make(table: Mapping[str, type[Family]], name: str, spec: InputSpec, argument
     if spec.missing == "allow" and not cls.takes_missing:
         able = [key for key, one in table.items() if one.takes_missing]
         raise Refusal(
-            f"Family {name} needs every value of a sample; leave --missing allow out, or fit "
-            f"{' or '.join(able) or 'another family'}."
+            f"Family {name} needs every value of a sample; leave --missing allow out, or fit {_one_of(able)}."
         )
     if spec.conditions and not cls.conditional:
         able = [key for key, one in table.items() if one.conditional]
-        raise Refusal(
-            f"Family {name} takes no conditions; leave --condition out, or fit {' or '.join(able) or 'another family'}."
-        )
+        raise Refusal(f"Family {name} takes no conditions; leave --condition out, or fit {_one_of(able)}.")
     return cls(spec, **given)
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else "".join(names) or "another family"
 
 
 def in_range(name: str, value: float, low: float, high: float) -> None:

@@ -8,13 +8,14 @@ x is a sample of D values, y the same normalised, z = f(y) with f invertible and
     map                     = m / clean mean of m, per pixel, step or column
     map_peak                = max of the smoothed map
 
-of images and windows     m = (y - f^-1(r z / |z|))^2,  r^2 the clean mean of |z|^2
+of images and windows     m = (y - f^-1(r z / 2|z|))^2,  r^2 the clean mean of |z|^2
 of vectors                m = z^2
 
-Clean latents lie close to a sphere of radius r, and a defect's far outside. To bring the latent back along its ray and
-see what that changes in the sample says where. z^2 itself does not: convolutions have told it of its surroundings, and
-most of what a defect does there shows at background pixels beside it, whose scales are the smallest. The latents of a
-vector stay with their columns.
+Clean latents lie close to a sphere of radius r, and a defect's far outside. To bring the latent back along its ray,
+well inside the sphere (on it, nothing of a clean sample but rounding errors would move), and see what that changes in
+the sample says where. z^2 itself does not: convolutions have told it of its surroundings, and most of what a defect
+does there shows at background pixels beside it, whose scales are the smallest. The latents of a vector stay with their
+columns.
 
 Vectors: y is first whitened by the clean covariance, C^(-1/2) y (the symmetric root, which keeps each latent nearest
 its own column), so that the flow begins as a Gaussian with all correlations and learns what is not Gaussian. Then
@@ -53,6 +54,7 @@ from models.spec import ImageSpec, InputSpec
 
 TRANSFORMS = ("auto", "spline", "realnvp", "maf")
 RIDGE = 1e-4  # added to the covariance of normalised columns: near-exact relations are what a fault breaks
+PULL = 0.5  # of the clean radius, to which the map brings latents back
 FIRST_LOOK = 512  # samples that activation norms are set from
 NOISE_SEED = 20150521
 Univariate = Callable[..., Any]  # parameters -> zuko's transform of single values
@@ -227,7 +229,7 @@ class Flow(Family):
         if isinstance(self.flow, Vectors):
             return z.square()
         length = z.float().square().flatten(1).sum(1).sqrt().clamp_min(1e-8)
-        back = self.flow.inverse(z * (self.radius / length).view(-1, *(1,) * (z.dim() - 1)))
+        back = self.flow.inverse(z * (PULL * self.radius / length).view(-1, *(1,) * (z.dim() - 1)))
         return (y - back).square()
 
     def _spread(self, y: Tensor, generator: torch.Generator) -> Tensor:

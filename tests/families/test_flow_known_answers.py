@@ -142,9 +142,9 @@ def test_evidence_by_hand(kind):
     assert torch.allclose(found.terms["typicality"], away, atol=1e-3)
     if kind == "vector":
         moved = z.square()
-    else:  # what changes when the latent is brought back to the clean sphere along its ray
+    else:  # what changes when the latent is brought back along its ray
         radius = z.square().sum(1).mean().sqrt()
-        raw = family.decode(z * radius / z.norm(dim=1, keepdim=True))
+        raw = family.decode(0.5 * z * radius / z.norm(dim=1, keepdim=True))
         moved = (family.normaliser(x) - family.normaliser(raw)).square().flatten(1)
     usual = moved.mean(0)
     heat = (moved / (0.9 * usual + 0.1 * usual.mean())).view(len(x), *family.normaliser.shape)

@@ -21,13 +21,13 @@ from training.report.style import CSS
 COLUMNS = (
     "family",
     "AUROC %",
-    "anomalies found",
-    "false alarms",
-    "bits per dimension",
+    "found",
+    "false",
+    "bits",
     "repeats",
     "fit s",
     "steps",
-    "ms a sample",
+    "ms",
     "MB",
 )
 
@@ -53,9 +53,9 @@ def cells(entry: Entry) -> tuple[str, ...]:
 
 def _alarms(f: Figures) -> str:
     if f.false_alarms is not None:
-        return f"{percent(f.false_alarms)} (asked {percent(f.alpha)})"
+        return percent(f.false_alarms)
     if f.expected is None:
-        return f"asked {percent(f.alpha)}"
+        return "–"
     low, high = f.expected
     return f"{percent(low)} to {percent(high)}"
 
@@ -63,15 +63,16 @@ def _alarms(f: Figures) -> str:
 def page(name: str, spec: InputSpec, entries: Sequence[Entry], shown: Examples, tested: bool) -> bytes:
     """The whole page."""
     made = [e for e in entries if e.made is not None]
+    asked = "".join({f" {percent(e.figures.alpha)} was asked for." for e in made if e.figures is not None})
     rows = "".join(
         f"<tr><th>{escape(e.name)}</th>" + "".join(f"<td>{escape(c)}</td>" for c in cells(e)[1:]) + "</tr>"
         for e in made
     )
     head = "".join(f"<th>{c}</th>" for c in COLUMNS)
     alarms = (
-        "False alarms are the share of clean test samples flagged."
+        "Found and false are the shares flagged of anomalous and of clean test samples."
         if tested
-        else "Without labelled samples, false alarms are the long-run rate that the calibration warrants (99 %)."
+        else "Without labelled samples, false is the long-run rate that the calibration warrants (99 %)."
     )
     left = "".join(
         f"<li class=note><b>{escape(e.name)}</b><span>{escape(e.why)}</span></li>" for e in entries if e.why is not None
@@ -80,10 +81,10 @@ def page(name: str, spec: InputSpec, entries: Sequence[Entry], shown: Examples, 
         f"<header><h1>{escape(name)}: families compared</h1><p>{escape(specs.describe(spec))}. All were fitted on the "
         "same clean samples, split alike, within the same number of steps.</p></header>",
         f"<section><h2>Figures</h2><div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        f"</div><p class=small>AUROC is of the score, with labels alone. {alarms} Bits per dimension, of held-out "
-        "clean samples, are given where the likelihood is exact: less is better. Repeats is the share of what makes "
-        "clean samples differ that the reconstructions hold. Milliseconds are of one sample in batches of 64 on this "
-        f"machine's CPU; MB are of all graphs.</p>{f'<ul class=warned>{left}</ul>' if left else ''}</section>",
+        f"</div><p class=small>AUROC is of the score, with labels alone. {alarms}{asked} Bits are per dimension of "
+        "held-out clean samples, where the likelihood is exact: less is better. Repeats is the share of what makes "
+        "clean samples differ that the reconstructions hold. Ms are milliseconds of one sample in batches of 64 on "
+        f"this machine's CPU; MB are of all graphs.</p>{f'<ul class=warned>{left}</ul>' if left else ''}</section>",
         _pictures(spec, made, shown),
     ]
     return (
