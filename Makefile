@@ -62,6 +62,7 @@ bench-calibration: $(STAMP) ## false alarms and p-values against truth on the sa
 
 bench-speed: $(STAMP) ## fit time, scoring against bare onnxruntime, memory
 	$(BIN)/python -m tests.bench.speed
+	$(BIN)/python -m tests.bench.costs
 
 bench-choose: $(STAMP) ## which evidence to fuse, by synthetic defects, without labels
 	$(BIN)/python -m tests.bench.choose

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print()
     print(summary.text(rows, root))
     if asked.tables:
-        pages.write(tables.sections(results.rows(), root))
+        pages.write(_chosen(tables.sections(results.rows(), root), asked.tables))
         print("docs/benchmarks.md is written.")
     for line in failed:
         print(f"failed: {line}")
@@ -131,6 +131,11 @@ def _words(text: str | None, known: Sequence[str] | dict[str, Any], option: str)
     return words
 
 
+def _chosen(sections: dict[str, str], wanted: str) -> dict[str, str]:
+    """The sections that are to be written."""
+    return sections if wanted == "all" else {name: sections[name] for name in _words(wanted, sections, "--tables")}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.quality", description=__doc__.split("\n")[0])
     add = parser.add_argument
@@ -148,7 +153,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--results", type=Path, default=DEFAULT, metavar="FILE.jsonl")
     add("--same-code", action="store_true", help="take results of any version of the code as done")
     add("--report", action="store_true", help="measure nothing; print what the results file holds")
-    add("--tables", action="store_true", help="write the tables of docs/benchmarks.md from the results file")
+    add(
+        "--tables",
+        nargs="?",
+        const="all",
+        metavar="SECTION,...",
+        help="write the tables of docs/benchmarks.md, or some of them, from the results file",
+    )
     add("--jobs", type=int, default=1, help="processes; more than 1 shares the cores, so times mean less")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser

@@ -13,6 +13,7 @@ from tests.bench.results import Row
 from tests.bench.sets import SETS, TEP_FAULTS, parts
 from tests.bench.summary import grid, mean, peer, percent
 
+NAMES = ("families", "quality", "fashion", "adbench", "tep", "skab", "alarms", "terms", "times", "made")
 GEOTRANS = (99.4, 97.6, 91.1, 89.9, 92.1, 93.4, 83.3, 98.9, 90.8, 99.2)  # Fashion classes 0 to 9
 
 
@@ -30,9 +31,10 @@ def sections(rows: Iterable[Row], root: Path) -> dict[str, str]:
     own = claimed(rows)
     if not own:
         none = "Not measured yet: `make bench-quality`, then `python -m tests.bench.quality --report --tables`."
-        return dict.fromkeys(("quality", "fashion", "adbench", "tep", "skab", "alarms", "terms", "times", "made"), none)
+        return dict.fromkeys(NAMES, none)
     order = [f for f in ("vae", *sorted({r["family"] for r in own} - {"vae"})) if any(r["family"] == f for r in own)]
     return {
+        "families": families(own, order, root),
         "quality": summary.overview(own, root, most=0) + "\n\n" + summary.others(own),
         "fashion": fashion(own, order, root),
         "adbench": adbench(own, order, root),
@@ -47,6 +49,31 @@ def sections(rows: Iterable[Row], root: Path) -> dict[str, str]:
 
 def _of(rows: Iterable[Row], name: str, family: str, part: str | None = None) -> list[Row]:
     return [r for r in rows if r["set"] == name and r["family"] == family and part in (None, r["part"])]
+
+
+def families(rows: Sequence[Row], names: Sequence[str], root: Path) -> str:
+    """Every family on the small panel, peers below."""
+    held = {name: parts(name, root, "small") for name in SETS}
+    small = [r for r in rows if r["part"] in held[r["set"]]]
+    sets = [name for name in SETS if name != "skab" and any(r["set"] == name for r in small)]
+    lines = []
+    for family in names:
+        of = {name: _of(small, name, family) for name in SETS}
+        counted = pooled(r["counts"] for r in of["skab"]) if of["skab"] else None
+        skab = [f"{counted.f1:.3f}", percent(counted.far)] if counted else ["-", "-"]
+        seconds = [r["fit_s"] for r in of["fashion"]]
+        fit = f"{np.median(seconds):.0f}" if seconds else "-"
+        lines.append([family, *(_whole(of[name], len(held[name])) for name in sets), *skab, fit])
+    for method in summary.PEERS:
+        known = [percent(summary.peer(root, name, held[name], method)) for name in sets]
+        lines.append([f"PyOD {method}", *known, "-", "-", "-"])
+    head = [f"{SETS[name].title}" + (f" ({len(held[name])})" if len(held[name]) > 1 else "") for name in sets]
+    return grid(["AUROC %", *head, "SKAB F1", "SKAB FAR %", "training s"], lines)
+
+
+def _whole(rows: Sequence[Row], wanted: int) -> str:
+    """The mean over a set's parts; a dash where one is missing."""
+    return percent(mean(rows)) if len({r["part"] for r in rows}) == wanted else "-"
 
 
 def fashion(rows: Sequence[Row], families: Sequence[str], root: Path) -> str:

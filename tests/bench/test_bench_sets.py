@@ -52,7 +52,7 @@ def test_absent_data_end_quietly(tmp_path, monkeypatch, capsys):
 
 
 def test_the_page_has_every_section_the_tools_write():
-    sections = {*tables.sections([], data_folder()), "speed"}
+    sections = {*tables.sections([], data_folder()), "speed", "costs"}
     sections |= {f"calibration-{name}" for name in ("uniform", "sizes", "groups", "tail", "repeat")}
     pages.replaced(pages.PAGE.read_text("utf-8"), dict.fromkeys(sections, "x"))
 
@@ -64,6 +64,23 @@ def test_panels():
     assert full == {"fashion": 10, "elpv": 1, "screw": 1, "tep": 1, "adbench": 23, "skab": 34}
     small = {name: len(parts(name, root, "small")) for name in SETS}
     assert small == {"fashion": 3, "elpv": 1, "screw": 1, "tep": 1, "adbench": 8, "skab": 6}
+
+
+@here
+def test_families_are_shown_on_the_small_panel_alone():
+    """A part beside the panel does not count, and a set that lacks a part has no figure."""
+
+    def row(name, part, family, auroc):
+        return {"set": name, "part": part, "family": family, "seed": 0, "auroc": {"score": auroc}, "fit_s": 3.0}
+
+    rows = [row("fashion", part, "pca", 0.9) for part in ("2", "4", "6")]
+    rows += [row("fashion", "0", "pca", 0.1), row("fashion", "2", "vae", 0.8), row("elpv", "all", "vae", 0.7)]
+    lines = tables.families(rows, ["vae", "pca"], data_folder()).splitlines()
+    cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in lines}
+    assert cells["AUROC %"][:2] == ["Fashion-MNIST one-class (3)", "ELPV solar cells"]
+    assert cells["vae"] == ["-", "70.0", "-", "-", "3"]
+    assert cells["pca"] == ["90.0", "-", "-", "-", "3"]
+    assert cells["PyOD VAE"][1] == "76.0"
 
 
 @here
