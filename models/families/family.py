@@ -215,9 +215,13 @@ class Family(nn.Module, ABC):
 
 
 def keywords(family: type[Family]) -> dict[str, inspect.Parameter]:
-    """The constructor's keyword parameters by name."""
+    """The constructor's keyword parameters by name; those of the parent too, where `**` hands them on."""
     parameters = inspect.signature(family.__init__).parameters
-    return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    own = {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        (parent,) = family.__bases__
+        return {**own, **keywords(parent)}
+    return own
 
 
 def make(table: Mapping[str, type[Family]], name: str, spec: InputSpec, arguments: Mapping[str, Any]) -> Family:

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,16 +67,7 @@ class VAEFlow(VAE):
         prior: str = "realnvp",
         prior_layers: int = 4,
         prior_width: int = 64,
-        latent: int = 0,
-        width: int = 0,
-        beta: float = 1.0,
-        warmup: float = 0.2,
-        free_bits: float = 0.0,
-        likelihood: str | Mapping[str, str] = "gaussian",
-        variance: str = "feature",
-        sigma: float = 1.0,
-        noises: int = 2,
-        resolution: int = 64,
+        **vae: Any,
     ) -> None:
         """Builds the networks.
 
@@ -83,26 +75,12 @@ class VAEFlow(VAE):
             prior: realnvp or spline.
             prior_layers: couplings of the prior, at least 1.
             prior_width: units of the networks within.
-            free_bits: nats of all latent units together below which KL is not charged, >= 0.
-
-        The others are the VAE's.
+            vae: the VAE's arguments; `free_bits` counts all latent units together.
 
         Raises:
             Refusal: an argument out of its range.
         """
-        super().__init__(
-            spec,
-            latent=latent,
-            width=width,
-            beta=beta,
-            warmup=warmup,
-            free_bits=free_bits,
-            likelihood=likelihood,
-            variance=variance,
-            sigma=sigma,
-            noises=noises,
-            resolution=resolution,
-        )
+        super().__init__(spec, **vae)
         if prior not in PRIORS:
             raise Refusal(f"Argument prior is {prior!r}; choose {' or '.join(PRIORS)}.")
         in_range("prior_layers", prior_layers, 1, 64)
@@ -155,16 +133,7 @@ class VAEGAN(VAE):
         discriminator_steps: int = 0,
         adversarial: float = 0.01,
         matching: float = 0.1,
-        latent: int = 0,
-        width: int = 0,
-        beta: float = 1.0,
-        warmup: float = 0.2,
-        free_bits: float = 0.0,
-        likelihood: str | Mapping[str, str] = "gaussian",
-        variance: str = "feature",
-        sigma: float = 1.0,
-        noises: int = 2,
-        resolution: int = 64,
+        **vae: Any,
     ) -> None:
         """Builds the networks.
 
@@ -173,25 +142,12 @@ class VAEGAN(VAE):
             discriminator_steps: turns of the discriminator for each of the VAE; 0 takes 1, of wasserstein 3.
             adversarial: weight of fooling the discriminator, >= 0.
             matching: weight of the features' difference, >= 0.
-
-        The others are the VAE's.
+            vae: the VAE's arguments.
 
         Raises:
             Refusal: an argument out of its range.
         """
-        super().__init__(
-            spec,
-            latent=latent,
-            width=width,
-            beta=beta,
-            warmup=warmup,
-            free_bits=free_bits,
-            likelihood=likelihood,
-            variance=variance,
-            sigma=sigma,
-            noises=noises,
-            resolution=resolution,
-        )
+        super().__init__(spec, **vae)
         if objective not in OBJECTIVES:
             raise Refusal(f"Argument objective is {objective!r}; choose {', '.join(OBJECTIVES)}.")
         in_range("discriminator_steps", discriminator_steps, 0, 100)

@@ -34,8 +34,9 @@ from torch import Tensor, nn
 
 from models.bundle import SAMPLER
 from models.errors import Refusal
+from models.families.closedform import ClosedForm
 from models.families.densities import Covariance, Mixture
-from models.families.family import Batches, Evidence, Family, Plan, Progress, Recipe, in_range
+from models.families.family import Batches, Evidence, Plan, in_range
 from models.families.fusion import Form
 from models.families.layers import smooth
 from models.families.normaliser import Normaliser
@@ -62,7 +63,7 @@ FUSED: dict[str, dict[str, Form]] = {
 }
 
 
-class GaussianMixture(Family):
+class GaussianMixture(ClosedForm):
     """See the module's mathematics."""
 
     takes_missing = False
@@ -123,26 +124,6 @@ class GaussianMixture(Family):
     @property
     def decodes(self) -> bool:
         return False
-
-    @property
-    def recipe(self) -> Recipe:
-        return Recipe(steps=1, batch=256, rate=1e-3)
-
-    def notes(self) -> tuple[str, ...]:
-        return self.normaliser.notes()
-
-    def log_jacobian(self) -> float | None:
-        return self.normaliser.log_jacobian()
-
-    def start(self, batches: Batches) -> None:
-        """Normalisation."""
-        self.normaliser.fit(batches)
-
-    def players(self) -> dict[str, nn.Module]:
-        return {}
-
-    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
-        raise AssertionError("no player learns by steps")
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:

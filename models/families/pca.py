@@ -37,10 +37,11 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.errors import Refusal
-from models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
+from models.families.closedform import ClosedForm
+from models.families.family import Batches, Evidence, in_range
 from models.families.fusion import Form
 from models.families.layers import smooth
 from models.families.normaliser import Normaliser
@@ -65,7 +66,7 @@ FUSED: dict[str, dict[str, Form]] = {
 }
 
 
-class PCA(Family):
+class PCA(ClosedForm):
     """See the module's mathematics."""
 
     residual: Tensor  # clean mean square of a - W z, inner shape
@@ -106,26 +107,6 @@ class PCA(Family):
     @property
     def latent_size(self) -> int:
         return self.latent
-
-    @property
-    def recipe(self) -> Recipe:
-        return Recipe(steps=1, batch=256, rate=1e-3)
-
-    def notes(self) -> tuple[str, ...]:
-        return self.normaliser.notes()
-
-    def log_jacobian(self) -> float | None:
-        return self.normaliser.log_jacobian()
-
-    def start(self, batches: Batches) -> None:
-        """Normalisation."""
-        self.normaliser.fit(batches)
-
-    def players(self) -> dict[str, nn.Module]:
-        return {}
-
-    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
-        raise AssertionError("no player learns by steps")
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:

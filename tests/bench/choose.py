@@ -26,8 +26,8 @@ from sklearn.metrics import roc_auc_score
 
 from models import inputs, sources
 from models.bundle import SCORE
+from models.families import FAMILIES, make
 from models.families.fusion import Form, Fusion
-from models.families.vae import FUSED
 from models.scorer import Graph
 from tests.bench import pages
 from tests.bench.measure import put, requested
@@ -40,19 +40,20 @@ from training.splits import parts_of
 SEED = 7
 MOST = 400  # clean samples of a part that defects are made of
 LARGEST = 4  # terms fused
-FORMS: dict[str, Form] = {"negative_elbo": "linear", "kl": "linear", "latent_density": "linear"}  # the others: log
+# The others are fused as logarithms.
+FORMS: dict[str, Form] = dict.fromkeys(("negative_elbo", "kl", "latent_density", "negative_log_likelihood"), "linear")
 DEFAULT = Path(".vaegis/bench/choose.jsonl")
 
 Terms = dict[str, NDArray[np.float64]]
 
 
-def evidence(set_: str, part: str, root: Path, steps: int | None = None) -> dict[str, Terms]:
-    """`clean` and each defect's name -> term -> values, through the exported graph of a fit at defaults."""
+def evidence(set_: str, part: str, root: Path, family: str, steps: int | None) -> tuple[list[str], dict[str, Terms]]:
+    """The terms that a fit at defaults fuses; `clean` and each defect's name -> term -> values, through its graph."""
     data = protocol(set_).load(root, part)
     with tempfile.TemporaryDirectory(prefix="vaegis-bench-") as name:
         folder = Path(name)
         clean = put(data.clean, folder / "clean.npz")
-        wish = Wish(set_, part, "vae", {}, steps, 0)
+        wish = Wish(set_, part, family, {}, steps, 0)
         made = run(requested(wish, data, clean, folder))
         spec = made.bundle.spec
         samples = inputs.load(sources.open_source(clean, data.reading), spec, folder)
@@ -64,7 +65,8 @@ def evidence(set_: str, part: str, root: Path, steps: int | None = None) -> dict
         for label, batch in {"clean": x, **anomalies(spec.kind, x, SEED, spec.invariances)}.items():
             blocks = [graph.run(batch[i : i + 256]) for i in range(0, len(batch), 256)]
             found[label] = {t: np.concatenate([b[t] for b in blocks]).astype(np.float64) for t in graph.terms}
-        return found
+        chosen = make(FAMILIES, family, spec, {}).fusion.terms
+        return list(chosen), found
 
 
 def fused(found: Mapping[str, Terms], terms: Sequence[str]) -> dict[str, NDArray[np.float64]]:
@@ -98,29 +100,31 @@ def ranked(parts_: Sequence[Mapping[str, Terms]]) -> list[tuple[float, tuple[str
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.choose", description=__doc__.split("\n")[0])
     parser.add_argument("--sets", default="fashion,elpv,tep,adbench,skab", help="with commas")
+    parser.add_argument("--family", choices=FAMILIES, default="vae")
     parser.add_argument("--steps", type=int, help="optimiser steps at most; else the family's recipe")
     parser.add_argument("--results", type=Path, default=DEFAULT, metavar="FILE.jsonl")
     parser.add_argument("--tables", action="store_true", help="write the table of docs/benchmarks.md")
     asked = parser.parse_args(argv)
     root = data_folder()
     asked.results.parent.mkdir(parents=True, exist_ok=True)
-    done = {(r["set"], r["part"]): r for r in map(json.loads, _lines(asked.results))}
+    done = {(r["set"], r["part"]): r for r in map(json.loads, _lines(asked.results)) if r["family"] == asked.family}
     for set_ in asked.sets.split(","):
         for part in parts(set_, root, "small"):
-            if (set_, part) in done:
+            if (set_, part) in done or SETS[set_].kind not in FAMILIES[asked.family].kinds:
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = evidence(set_, part, root, asked.steps)
-            row = {"set": set_, "part": part, "kind": SETS[set_].kind, "asked_steps": asked.steps}
+                chosen, found = evidence(set_, part, root, asked.family, asked.steps)
+            row = {"set": set_, "part": part, "kind": SETS[set_].kind, "family": asked.family, "fused": chosen}
+            row["asked_steps"] = asked.steps
             row["evidence"] = {k: {t: v.tolist() for t, v in terms.items()} for k, terms in found.items()}
             done[set_, part] = row
             with asked.results.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(row) + "\n")
-            print(f"{set_} {part}: " + _told(worth(_arrays(row), ["reconstruction_error"])), flush=True)
+            print(f"{set_} {part}: " + _told(worth(_arrays(row), chosen)), flush=True)
     text = table([{**r, "evidence": _arrays(r)} for r in done.values()])
     print(text)
-    if asked.tables:
+    if asked.tables and asked.family == "vae":
         pages.write({"choice": text})
     return 0
 
@@ -131,7 +135,7 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     for kind in dict.fromkeys(str(r["kind"]) for r in rows):
         found = [r["evidence"] for r in rows if r["kind"] == kind]
         order = ranked(found)  # type: ignore[arg-type]
-        default = set(FUSED[kind])
+        default = next(set(r["fused"]) for r in rows if r["kind"] == kind)  # type: ignore[call-overload]
         for place, (mean, terms) in enumerate(order, 1):
             own = set(terms) == default
             if place <= 5 or own:

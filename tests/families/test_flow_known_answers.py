@@ -50,7 +50,7 @@ def vectors(transform, size=4):
 CASES = [*((multi_scale, s) for s in SHAPES), *((vectors, t) for t in ("spline", "realnvp", "maf"))]
 
 
-@pytest.mark.parametrize(("make", "what"), CASES, ids=str)
+@pytest.mark.parametrize(("make", "what"), CASES, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_the_log_determinant_is_that_of_the_jacobian(make, what):
     flow = make(what)
     shape = what if make is multi_scale else (4,)
@@ -61,7 +61,7 @@ def test_the_log_determinant_is_that_of_the_jacobian(make, what):
     assert abs(shares.sum().item()) > 0.05
 
 
-@pytest.mark.parametrize(("make", "what"), CASES, ids=str)
+@pytest.mark.parametrize(("make", "what"), CASES, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_the_inverse_is_one(make, what):
     flow = make(what).float()
     shape = what if make is multi_scale else (4,)
