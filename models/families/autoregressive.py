@@ -50,7 +50,13 @@ MEANING = {
     "typicality": "distance of the likelihood from that of clean samples, either way, in their standard deviations",
     "map_peak": "largest value of the map: the strangest place, in clean standard deviations above its clean mean",
 }
-FUSED: dict[str, Form] = {"negative_log_likelihood": "linear", "map_peak": "linear"}
+# An image that is plainer than clean ones (nothing on the belt, a dead camera) is likelier than they are, so likelihood
+# counts either way. Windows and rows have no such end: their likelihood is highest at the middle of the clean ones.
+FUSED: dict[str, dict[str, Form]] = {
+    "image": {"typicality": "linear", "map_peak": "linear"},
+    "series": {"negative_log_likelihood": "linear", "map_peak": "linear"},
+    "vector": {"negative_log_likelihood": "linear", "map_peak": "linear"},
+}
 
 
 class Autoregressive(Family):
@@ -85,7 +91,7 @@ class Autoregressive(Family):
         Raises:
             Refusal: an argument out of its range, or a network for another kind of input.
         """
-        super().__init__(spec, MEANING, FUSED)
+        super().__init__(spec, MEANING, FUSED[spec.kind])
         in_range("layers", layers, 0, 64)
         in_range("width", width, 0, 4096)
         in_range("mixture", mixture, 1, 32)

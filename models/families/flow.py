@@ -66,7 +66,13 @@ MEANING = {
     "typicality": "distance of the likelihood from that of clean samples, either way, in their standard deviations",
     "map_peak": "largest value of the map: the strangest place, in units of clean variance",
 }
-FUSED: dict[str, Form] = {"negative_log_likelihood": "linear", "map_peak": "log"}
+# An image that is plainer than clean ones (nothing on the belt, a dead camera) is likelier than they are, so likelihood
+# counts either way. Windows and rows have no such end: their likelihood is highest at the middle of the clean ones.
+FUSED: dict[str, dict[str, Form]] = {
+    "image": {"typicality": "linear", "map_peak": "log"},
+    "series": {"negative_log_likelihood": "linear", "map_peak": "log"},
+    "vector": {"negative_log_likelihood": "linear", "map_peak": "log"},
+}
 
 
 class Flow(Family):
@@ -103,7 +109,7 @@ class Flow(Family):
         Raises:
             Refusal: an argument out of its range, or a transform that the input does not allow.
         """
-        super().__init__(spec, MEANING, FUSED)
+        super().__init__(spec, MEANING, FUSED[spec.kind])
         in_range("layers", layers, 0, 64)
         in_range("width", width, 0, 4096)
         in_range("bins", bins, 2, 64)
