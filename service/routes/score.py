@@ -21,16 +21,16 @@ from starlette.routing import Route
 
 from models import inputs
 from models.blocks import Block
-from models.calibration import Decision, decide
 from models.errors import Malformed, Refusal, UnsupportedType
 from models.inputs.options import Limits
-from models.scorer import UNJUDGED, Verdicts
+from models.scorer import UNJUDGED
 from models.sources.options import listed
 from models.spec import SeriesSpec
 from service import multipart
 from service.answer import Maps, render
 from service.auth import allow
 from service.live import Served
+from service.scoring import decision_for, judge
 from service.state import Service, service_of
 
 PATH = "/v1/models/{model}/score"
@@ -108,16 +108,23 @@ async def score(request: Request) -> Response:
         if served is None:
             served = await anyio.to_thread.run_sync(service.live.get, address)
         request.scope["vaegis.model"] = served.resolved.name
-        decision = _decision(served, controls)
+        decision = decision_for(served, controls.alpha, controls.threshold, controls.decide_by, controls.group)
         content_type = request.headers.get("content-type", "")
         reader = _reader(content_type, request.headers.get("content-encoding", "identity"))
         body = Body(content_type, await request.body(), _limits(service))
-        work = partial(_judge, service, served, decision, controls, reader, body)
-        verdicts, answer = await anyio.to_thread.run_sync(work, limiter=service.turns.limiter)
-    request.scope["vaegis.samples"] = len(verdicts)
-    if answer is None:
-        first = next(iter(verdicts.errors.values()), "The request holds none.")
-        raise Refusal(f"No sample could be judged, of {len(verdicts)} sent. The first: {first}")
+        began = time.perf_counter()
+        decoding = partial(_decoded, served, reader, body, controls.condition)
+        block = await anyio.to_thread.run_sync(decoding, limiter=service.turns.limiter)
+        service.metrics.decoding.labels(served.resolved.name).observe(time.perf_counter() - began)
+        # The events of a series name the guilty channels, which the maps tell.
+        maps = controls.maps != "none" or isinstance(served.scorer.spec, SeriesSpec)
+        verdicts = await judge(service, served, block, decision, maps)
+        request.scope["vaegis.samples"] = len(verdicts)
+        if all(status == UNJUDGED for status in verdicts.status):
+            first = next(iter(verdicts.errors.values()), "The request holds none.")
+            raise Refusal(f"No sample could be judged, of {len(verdicts)} sent. The first: {first}")
+        rendering = partial(render, served, verdicts, controls.maps)
+        answer = await anyio.to_thread.run_sync(rendering, limiter=service.turns.limiter)
     return Response(answer, media_type="application/json")
 
 
@@ -126,28 +133,8 @@ def route() -> Route:
     return Route(PATH, score, methods=["POST"])
 
 
-def _judge(
-    service: Service,
-    served: Served,
-    decision: Decision,
-    controls: Controls,
-    reader: Callable[[Served, Body], Block],
-    body: Body,
-) -> tuple[Verdicts, bytes | None]:
-    """Verdicts and the answer's body, or None where no sample could be judged."""
-    name, began = served.resolved.name, time.perf_counter()
-    block = _declared(served, reader(served, body), controls.condition)
-    decoded = time.perf_counter()
-    # The events of a series name the guilty channels, which the maps tell.
-    maps = controls.maps
-    verdicts = served.scorer.verdicts(block, decision, maps != "none" or isinstance(served.scorer.spec, SeriesSpec))
-    scored = time.perf_counter()
-    service.metrics.decoding.labels(name).observe(decoded - began)
-    service.metrics.inference.labels(name).observe(scored - decoded)
-    service.metrics.count(served, verdicts)
-    if all(status == UNJUDGED for status in verdicts.status):
-        return verdicts, None
-    return verdicts, render(served, verdicts, maps)
+def _decoded(served: Served, reader: Callable[[Served, Body], Block], body: Body, condition: str | None) -> Block:
+    return _declared(served, reader(served, body), condition)
 
 
 def _declared(served: Served, block: Block, condition: str | None) -> Block:
@@ -168,13 +155,6 @@ def _declared(served: Served, block: Block, condition: str | None) -> Block:
             'samples of the request, or in JSON "condition": [...], one per sample.'
         )
     return block
-
-
-def _decision(served: Served, controls: Controls) -> Decision:
-    alpha = controls.alpha
-    if alpha is None and controls.threshold is None:
-        alpha = served.scorer.bundle.manifest.alpha
-    return decide(served.scorer.calibration, alpha, controls.threshold, controls.decide_by, controls.group)
 
 
 def parse_controls(query: QueryParams) -> Controls:
