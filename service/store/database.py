@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from models.errors import Damaged, Refusal
 
-HEAD = "0001"  # the newest migration: a store that is there already is opened without Alembic
+HEAD = "0002"  # the newest migration: a store that is there already is opened without Alembic
 BUSY_MS = 30_000  # how long a writer waits for another
 _LOCK = 7_243_665_301  # PostgreSQL advisory lock: one process migrates, the others wait
 
