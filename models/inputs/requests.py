@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from models.blocks import Block, plain
 from models.errors import Malformed, Refusal, TooLarge, UnsupportedType
 from models.inputs.conditions import declare
-from models.inputs.images import Mask, Unreadable, conform, fitted_roi, image_block, take_image
+from models.inputs.images import Mask, fitted_roi, image_block, take_image
 from models.inputs.options import LIMITS, Limits
 from models.inputs.rows import (
     Rows,
@@ -30,7 +30,8 @@ from models.inputs.rows import (
 )
 from models.inputs.stamps import Order, as_given
 from models.inputs.stream import row_blocks
-from models.inputs.uploads import ALL, check_count, join
+from models.inputs.uploads import ALL, check_bytes, check_count, join
+from models.pixels import Unreadable, conform
 from models.sources.arrays import read_header
 from models.sources.options import listed
 from models.sources.tables import numeric
@@ -223,6 +224,8 @@ def _images(
 ) -> Block:
     n = len(values)
     check_count(n, "image", limits)
+    if not spec.tile:
+        check_bytes(n * math.prod(spec.shape) * spec.dtype.itemsize, limits)
     if values.shape[1] * values.shape[2] > limits.pixels:
         raise TooLarge(f"Images of {values.shape[1]}x{values.shape[2]} pixels are more than the {limits.pixels} taken.")
     _check_items(items, n)

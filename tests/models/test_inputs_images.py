@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from models.errors import Refusal
-from models.inputs import InputOptions, Limits, blocks, infer_spec, load, read_roi, roi_digest
-from models.inputs.images import Unreadable, conform, decode, probe, tile_starts
+from models.inputs import InputOptions, blocks, infer_spec, load, read_roi, roi_digest
+from models.inputs.images import tile_starts
+from models.pixels import Unreadable, conform, decode, probe
 from models.sources import SourceOptions, open_source
 from models.spec import ImageSpec
 
@@ -98,7 +99,7 @@ def test_what_cannot_be_decoded_says_why(data, words):
 def test_a_pixel_bomb_is_refused_before_it_is_decoded():
     bomb = encoded(Image.new("1", (3000, 3000)))
     with pytest.raises(Unreadable, match="3000x3000"):
-        decode(bomb, Limits(pixels=1_000_000))
+        decode(bomb, 1_000_000)
     huge = encoded(Image.new("1", (10_000, 20_000)))  # beyond Pillow's own limit, too
     with pytest.raises(Unreadable, match="more"):
         decode(huge)
