@@ -6,25 +6,21 @@ normalised per sample, and a sample whose evidence is not finite is `unjudged`, 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.blocks import Block
 from models.bundle import SCORE, Bundle
 from models.calibration import ALL, Decision, decide
 from models.errors import Refusal
+from models.sessions import Device, open_session
 from models.spec import InputSpec
 
-Device = Literal["auto", "cuda", "cpu"]
 Floats = NDArray[np.float64]
-
-log = logging.getLogger("vaegis.scorer")
 
 BATCH_VALUES = 2**18  # values per graph call: enough to fill a core, small enough to stay in its cache
 BATCH_MOST = 1024
@@ -199,42 +195,6 @@ class Scorer:
                 yield decide(self.calibration, decision.alpha, given, decision.decide_by, name or None), chosen
             except Refusal as refusal:
                 errors.update(dict.fromkeys(chosen.tolist(), str(refusal)))
-
-
-def open_session(
-    raw: bytes, device: Device = "auto", threads: int = 0, spin: bool = True
-) -> tuple[ort.InferenceSession, str]:
-    """An onnxruntime session from a graph's bytes, and the device it really runs on.
-
-    `get_available_providers` lists CUDA on machines without a GPU, and a session that fails to get it falls back
-    without an error: only the session's own providers tell.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4 if device == "auto" else 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-    wanted = ["CPUExecutionProvider"]
-    if device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers() and _has_gpu():
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
-        wanted.insert(0, "CUDAExecutionProvider")
-    session = ort.InferenceSession(raw, options, providers=wanted)
-    got = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
-    if device == "cuda" and got != "cuda":
-        raise Refusal(
-            "Device cuda was asked for, but onnxruntime has no working CUDA provider here (it needs a GPU, CUDA 13 "
-            "and cuDNN 9). Install them or ask for device cpu."
-        )
-    if device == "auto" and got == "cpu" and _has_gpu():
-        log.warning("a GPU is present but onnxruntime could not use it; scoring on the CPU")
-    return session, got
-
-
-def _has_gpu() -> bool:
-    """Whether the NVIDIA driver shows a device; asking CUDA itself on a bare machine only logs errors."""
-    from pathlib import Path
-
-    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
 
 
 def strongest(values: Floats, first: NDArray[np.int64], count: NDArray[np.int64]) -> Floats:

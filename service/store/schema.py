@@ -90,7 +90,7 @@ class ServingRow(Table):
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True, autoincrement=False)
     loaded: Mapped[bool] = mapped_column(default=True)  # false: closed until somebody loads it
     canary: Mapped[int | None]  # version that answers a share of the champion's requests
-    share: Mapped[float] = mapped_column(Double, default=0.0)  # of requests, above 0 and below 1 where there is a canary
+    share: Mapped[float] = mapped_column(Double, default=0.0)  # of requests that the canary answers
     shadow: Mapped[int | None]  # version that scores the champion's traffic and is only compared
     at: Mapped[datetime] = mapped_column(Utc)
     by: Mapped[str] = mapped_column(String(128))
