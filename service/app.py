@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     registry = Registry.open(settings)
     try:
-        live = Live(registry, settings.device, settings.threads, settings.open_models)
+        live = Live(registry, settings.device, settings.threads, settings.model_bytes)
     except BaseException:
         registry.close()
         raise
@@ -61,9 +61,10 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Beside the requests: what is not open yet is opened by whoever asks for it, and /readyz tells.
-        opening = threading.Thread(target=live.start, name="vaegis-opening", daemon=True)
+        opening = threading.Thread(target=_serve_models, args=(live,), name="vaegis-models", daemon=True)
         opening.start()
         yield
+        live.stop()
         registry.close()
         structlog.get_logger("vaegis").info("stopped")
 
@@ -89,6 +90,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Envelope, gate=gate, metrics=metrics, max_body_bytes=settings.max_body_bytes)
     app.state.service = Service(settings, registry, live, metrics, Turns(settings.concurrency, settings.queue))
     return app
+
+
+def _serve_models(live: Live) -> None:
+    live.start()
+    live.watch()
 
 
 async def _to_docs(_: Request) -> Response:

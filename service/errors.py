@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from models.errors import NotAuthenticated, Refusal, TooLarge
+from models.errors import Conflict, NotAuthenticated, Refusal, TooLarge
 
 PROBLEM = "application/problem+json"
 TITLES = {400: "Malformed request", 404: "Not found", 405: "Method not allowed", 413: TooLarge.title}
@@ -23,6 +23,12 @@ class Busy(Refusal):
 
     status = 503
     title = "Busy"
+
+
+class Unloaded(Conflict):
+    """The model was unloaded; it answers nothing until somebody loads it."""
+
+    title = "Unloaded"
 
 
 class NotReady(Refusal):

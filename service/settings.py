@@ -49,8 +49,11 @@ class Settings(BaseSettings):
     queue: int = Field(
         default=256, ge=0, description="Requests that may wait for their turn; more are answered 503 at once."
     )
-    open_models: int = Field(
-        default=16, ge=1, description="Model versions kept open; the least recently used is closed beyond that."
+    model_bytes: int = Field(
+        default=2 * 2**30,
+        ge=1,
+        description="Memory that open versions may take together, in bytes, as estimated; the least recently used are "
+        "closed beyond that.",
     )
     max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body, in bytes; more is a 413.")
     max_samples: int = Field(default=65_536, ge=1, description="Most samples in one request; more is a 413.")

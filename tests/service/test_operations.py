@@ -147,19 +147,29 @@ def test_promotion_and_rollback_over_http(settings, tmp_path):
         assert client.get("/v1/models/image")[1]["aliases"]["champion"] == 1
 
 
-def test_a_damaged_champion_makes_the_service_unready(settings):
+def test_a_damaged_champion_is_told(settings, tmp_path):
     with serving(settings) as client, Registry.open(settings) as other:
         path = other.resolve("image@2").path
         (path / "score.onnx").write_bytes(b"rotten")
         assert client.score("image@2", X, OCTETS)[0] == 500
         assert client.get("/readyz")[0] == 200  # nobody is served this version by default
         other.promote("image", 2)
-        until(lambda: client.score("image", X, OCTETS)[0] == 500)
-        status, problem = client.get("/readyz")
-        assert status == 503 and "image" in problem["detail"] and client.get("/healthz")[0] == 200
+        # The version before goes on answering, and whoever runs the service is told.
+        until(lambda: client.get("/readyz")[1].get("warnings"))
+        status, ready = client.get("/readyz")
+        assert status == 200 and "image" in ready["warnings"][0]
+        assert version(client) == 1
         other.rollback("image")
-        until(lambda: client.score("image", X, OCTETS)[0] == 200)
-        assert client.get("/readyz")[0] == 200
+        until(lambda: client.get("/readyz")[1]["warnings"] == [])
+        assert version(client) == 1
+        # A model that has nothing else to answer with makes the service unready.
+        toy_bundle(tmp_path / "new", IMAGE, doc="new")
+        other.add("new", tmp_path / "new")
+        (other.resolve("new").path / "score.onnx").write_bytes(b"rotten")
+        assert client.score("new", X, OCTETS)[0] == 500
+        status, problem = client.get("/readyz")
+        assert status == 503 and "Model new cannot be served" in problem["detail"]
+        assert client.get("/healthz")[0] == 200
 
 
 def test_keys_and_scopes(settings):
