@@ -36,6 +36,7 @@ async def judge(
     verdicts = await anyio.to_thread.run_sync(work, limiter=service.turns.limiter)
     service.metrics.inference.labels(served.resolved.name).observe(time.perf_counter() - began)
     service.metrics.count(served, verdicts)
+    service.live.shadows.offer(served, verdicts)
     return verdicts
 
 

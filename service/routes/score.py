@@ -104,9 +104,10 @@ async def score(request: Request) -> Response:
     allow(request.scope, "score")
     controls = parse_controls(request.query_params)
     with service.turns.taken():
-        served = service.live.peek(address)
+        key = request.scope["vaegis.request_id"]
+        served = service.live.peek(address, key)
         if served is None:
-            served = await anyio.to_thread.run_sync(service.live.get, address)
+            served = await anyio.to_thread.run_sync(service.live.get, address, key)
         request.scope["vaegis.model"] = served.resolved.name
         decision = decision_for(served, controls.alpha, controls.threshold, controls.decide_by, controls.group)
         content_type = request.headers.get("content-type", "")
