@@ -70,7 +70,7 @@ def probe(data: bytes, most: int = MOST) -> Form:
         raise Unreadable(_why(error)) from error
 
 
-def read(data: bytes, spec: ImageSpec, most: int = MOST) -> Pixels:
+def read(data: bytes | bytearray, spec: ImageSpec, most: int = MOST) -> Pixels:
     """Pixels (H, W, C) of an encoded image as the spec has them; only one that is to be tiled keeps its size.
 
     Raises:
@@ -80,7 +80,7 @@ def read(data: bytes, spec: ImageSpec, most: int = MOST) -> Pixels:
     return np.asarray(conform(decode(data, most, near)[None], spec)[0])
 
 
-def decode(data: bytes, most: int = MOST, near: tuple[int, int] | None = None) -> Pixels:
+def decode(data: bytes | bytearray, most: int = MOST, near: tuple[int, int] | None = None) -> Pixels:
     """Pixels (H, W, 1 or 3) of an encoded image, upright as its EXIF orientation says, without alpha.
 
     Args:
