@@ -121,9 +121,19 @@ def from_npy(spec: InputSpec, body: bytes, *, roi: Mask | None = None, limits: L
         raise Refusal(f"The array holds {header.dtype}, which is not numeric; the model takes {describe(spec)}.")
     flat = np.frombuffer(body, header.dtype, offset=header.offset)
     values = flat.reshape(header.shape, order="F" if header.fortran else "C")
+    return from_array(spec, values.astype(values.dtype.newbyteorder("="), copy=False), roi=roi, limits=limits)
+
+
+def from_array(spec: InputSpec, values: NDArray[Any], *, roi: Mask | None = None, limits: Limits = LIMITS) -> Block:
+    """An array in memory, of the shapes that `from_json` takes.
+
+    Raises:
+        Malformed: it is empty.
+        Refusal: another shape or type than the model's.
+        TooLarge: more samples or bytes than the limit.
+    """
     if values.size == 0:
-        raise Malformed(f"The array is empty: its shape is {header.shape}.")
-    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        raise Malformed(f"The array is empty: its shape is {values.shape}.")
     if isinstance(spec, ImageSpec):
         return _images(spec, _pixels(values, spec), roi, limits, None)
     return _rows(spec, values, None, None, None, limits)
