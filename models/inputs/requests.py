@@ -55,7 +55,7 @@ def from_json(spec: InputSpec, body: Mapping[str, Any], *, roi: Mask | None = No
         raise Malformed('The body must be a JSON object {"data": [...]}.')
     if "data" not in body:
         raise Malformed('The body holds no "data"; send {"data": nested numbers}.')
-    values = _numbers(body["data"])
+    values = numbers(body["data"])
     items = _strings(body.get("items"), "items")
     stamps = body.get("timestamps")
     if stamps is not None and (not isinstance(stamps, list) or not all(_is_stamp(v) for v in stamps)):
@@ -186,8 +186,12 @@ def from_arrow(spec: InputSpec, body: bytes, *, limits: Limits = LIMITS) -> Bloc
     return _rows(spec, batch_values(whole, names), None, stamps, None, limits)
 
 
-def _numbers(data: Any) -> NDArray[Any]:
-    """Nested lists as an array; null becomes NaN."""
+def numbers(data: Any) -> NDArray[Any]:
+    """Nested lists, as JSON has them, as an array; null becomes NaN.
+
+    Raises:
+        Malformed: empty or ragged lists, or values that are not numbers.
+    """
     if not isinstance(data, list):
         raise Malformed(f'"data" is {_named(data)}; send nested lists of numbers.')
     try:
@@ -287,15 +291,15 @@ def _rows(
     check_count(n, "window" if windows else "row" if isinstance(spec, SeriesSpec) else "vector", limits)
     if stamps is not None and len(stamps) != n:
         raise Refusal(f'"timestamps" has {len(stamps)} entries, and the data have {n} rows.')
-    numbers = to_float32(values)
+    rows = to_float32(values)
     if isinstance(spec, VectorSpec):
         _check_items(items, n)
-        return _named_block(sample_block(Rows(None, 0, numbers), spec), items, stamps)
+        return _named_block(sample_block(Rows(None, 0, rows), spec), items, stamps)
     if windows:
         _check_items(items, n)
-        if numbers.shape[1] != spec.window:
-            raise Refusal(f"The windows have {numbers.shape[1]} rows, and the model takes {spec.window}.")
-        return _named_block(sample_block(Rows(None, 0, numbers), spec), items, stamps)
+        if rows.shape[1] != spec.window:
+            raise Refusal(f"The windows have {rows.shape[1]} rows, and the model takes {spec.window}.")
+        return _named_block(sample_block(Rows(None, 0, rows), spec), items, stamps)
     if items is not None and len(items) == 1:
         items = [*items] * n
     _check_items(items, n)
@@ -305,7 +309,7 @@ def _rows(
         some = stamps[low:high] if stamps is not None else None
         if some is not None:
             _check_order(item, some)
-        found += row_blocks([Rows(item, 0, numbers[low:high], some)], spec, ALL)
+        found += row_blocks([Rows(item, 0, rows[low:high], some)], spec, ALL)
     return join(found)
 
 
