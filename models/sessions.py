@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,21 +46,13 @@ class Cuda:
 
 
 def placed(device: Device) -> Placed:
-    """Where graphs of this process will run, tried with the smallest one; `auto` on the CPU is logged.
+    """Where graphs of this process will run, tried with the smallest one.
 
     Raises:
         Refusal: `cuda` was asked for and cannot be had.
     """
     _, got = open_session(PROBE, device, 1)
-    why = None
-    if device == "auto" and got == "cpu":
-        why = (
-            "a GPU is present but onnxruntime could not use it (it needs CUDA 13 and cuDNN 9)"
-            if has_gpu()
-            else "no NVIDIA GPU is visible here"
-        )
-        log.log(logging.WARNING if has_gpu() else logging.INFO, "device auto: scoring on the CPU, as %s", why)
-    return Placed(device, got, why)
+    return Placed(device, got, _fallback(has_gpu()) if device == "auto" and got == "cpu" else None)
 
 
 def open_session(
@@ -96,7 +89,17 @@ def open_session(
             "TensorRT was asked for, but onnxruntime has no working TensorRT provider here. Install TensorRT 10 or "
             "leave VAEGIS_TENSORRT off."
         )
+    if device == "auto" and got == "cpu":
+        _fallback(has_gpu())
     return session, got
+
+
+@cache
+def _fallback(gpu: bool) -> str:
+    """Why `auto` runs on the CPU; logged the first time."""
+    why = "a GPU is here that onnxruntime cannot use (it needs CUDA 13 and cuDNN 9)" if gpu else "no GPU is visible"
+    log.log(logging.WARNING if gpu else logging.INFO, "device auto: scoring on the CPU, as %s", why)
+    return why
 
 
 def _providers(cuda: Cuda) -> list[Any]:

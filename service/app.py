@@ -42,8 +42,11 @@ _TAGS = [
 ]
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     """The app, with its store open and its device tried.
+
+    Args:
+        worker: the number of this process among those that share a socket.
 
     Raises:
         Refusal: the store or the device that the settings name cannot be used.
@@ -55,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         registry.close()
         raise
     release = version("vaegis")
-    metrics = Metrics(live, release)
+    metrics = Metrics(live, release, worker)
     gate = Gate(Keys(registry.database), always=not is_loopback(settings.host))
 
     @asynccontextmanager

@@ -59,7 +59,7 @@ class Live:
         self._changes = 0  # counts looks that found something new
         self._failed: dict[str, str] = {}  # model -> why the version it should be served by cannot be opened
         self._waiting: tuple[str, ...] | None = None  # champions still to be opened at the start; None = not begun
-        self._stopped = threading.Event()
+        self._stopped, self._leaving = threading.Event(), False
 
     @property
     def device(self) -> str:
@@ -161,6 +161,10 @@ class Live:
         self._stopped.set()
         self.shadows.stop()
 
+    def leave(self) -> None:
+        """From now on `check` tells whoever sends requests to send them elsewhere; they are answered nevertheless."""
+        self._leaving = True
+
     def look(self, now: bool = False) -> None:
         """Follows what has changed in the store, unless that was asked a moment ago.
 
@@ -196,6 +200,8 @@ class Live:
         Raises:
             Refusal: the store does not answer, models are still being opened, or one cannot be.
         """
+        if self._leaving:
+            raise NotReady("The service is stopping.")
         self._registry.ping()
         if self._waiting is None or self._waiting:
             raise NotReady(f"Models are still being opened: {', '.join((self._waiting or ('all',))[:10])}.")

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
         description="Address the service listens on; any other than loopback needs a key to exist.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port the service listens on; 0 takes a free one.")
+    workers: int = Field(
+        default=1, ge=1, le=256, description="Processes that answer on the port; each opens the models for itself."
+    )
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto",
         description="Where graphs run: cuda is strict, auto takes CUDA where it works and says when it does not.",
@@ -44,10 +47,15 @@ class Settings(BaseSettings):
         default=0, ge=0, le=1024, description="CPU threads of one graph call; 0 leaves it to onnxruntime."
     )
     concurrency: int = Field(
-        default=4, ge=1, le=1024, description="Requests decoded and scored at the same time; the others wait in turn."
+        default=4, ge=1, le=1024, description="Large bodies and files decoded at the same time; the others wait."
     )
-    queue: int = Field(
-        default=256, ge=0, description="Requests that may wait for their turn; more are answered 503 at once."
+    queue_samples: int = Field(
+        default=8192, ge=1, description="Samples that may be received, wait or be scored; beyond it requests get a 429."
+    )
+    queue_bytes: int = Field(
+        default=256 * 2**20,
+        ge=1,
+        description="Bytes of the requests that are received, wait or are scored; beyond it requests get a 429.",
     )
     model_bytes: int = Field(
         default=2 * 2**30,
@@ -62,6 +70,55 @@ class Settings(BaseSettings):
     )
     max_pixels: int = Field(
         default=50_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
+    )
+    max_answer_bytes: int = Field(
+        default=256 * 2**20, ge=1, description="Largest answer, in bytes, as far as its maps make it; more is a 413."
+    )
+    waiting_bytes: int = Field(
+        default=512 * 2**20,
+        ge=1,
+        description="Bodies held in memory at a time, in bytes, over all requests; the next are answered 503.",
+    )
+    decoders: int = Field(
+        default=2,
+        ge=0,
+        le=64,
+        description="Processes that decode images, started when the first one comes; 0 decodes in the service itself.",
+    )
+    decoder_memory_bytes: int = Field(
+        default=2**30, ge=2**20, description="Memory that decoding one image may take, in bytes."
+    )
+    decode_seconds: int = Field(default=10, ge=1, description="Seconds that decoding one image may take.")
+    rate: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Samples a second for a key without a rate of its own, and for callers without a key; 0 sets no "
+        "bounds.",
+    )
+    tls_cert: Path | None = Field(
+        default=None, description="Certificate chain (PEM); with VAEGIS_TLS_KEY the service speaks https."
+    )
+    tls_key: Path | None = Field(default=None, description="Private key of the certificate (PEM), without a password.")
+    connections: int = Field(
+        default=1000, ge=1, description="Connections open at a time; further ones are answered 503 and closed."
+    )
+    header_seconds: float = Field(
+        default=10.0, gt=0, allow_inf_nan=False, description="Seconds a client gets to send the head of a request."
+    )
+    body_seconds: float = Field(
+        default=300.0, gt=0, allow_inf_nan=False, description="Seconds a client gets to send a body; more is a 408."
+    )
+    body_bytes_per_second: float = Field(
+        default=1000.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Least bytes a second, in the mean, at which a client must send its body and read its answer.",
+    )
+    keep_alive_seconds: int = Field(
+        default=75,
+        ge=1,
+        description="Seconds a connection stays open between requests; keep it longer than a proxy in front does.",
     )
     shutdown_seconds: int = Field(
         default=30, ge=0, description="Seconds that accepted requests get to finish after SIGTERM or Ctrl+C."

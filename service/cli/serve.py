@@ -21,6 +21,9 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one.", show_default="8000")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that answer on the port.", show_default="1")
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -47,37 +50,36 @@ def serve(
     from service.settings import read_settings
 
     settings = read_settings(
-        host=host, port=port, device=device, threads=threads, log_level=log_level, log_format=log_format
+        host=host,
+        port=port,
+        workers=workers,
+        device=device,
+        threads=threads,
+        log_level=log_level,
+        log_format=log_format,
     )
 
-    import uvicorn
-    from prometheus_client import disable_created_metrics
-
     from service import logs
-    from service.app import create_app
     from service.auth import check_exposure
-    from service.state import Service
     from service.store.keys import Keys
+    from service.store.registry import Registry
 
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # times beside every counter, which nobody reads
     logs.configure(settings.log_level, settings.log_format)
-    app = create_app(settings)
-    service: Service = app.state.service
-    check_exposure(settings.host, Keys(service.registry.database))
+    with Registry.open(settings) as registry:
+        check_exposure(settings.host, Keys(registry.database))
     listening = _listen(settings.host, settings.port)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{shown}:{listening.getsockname()[1]}"
-    typer.echo(f"Vaegis listens on {url} (documentation: {url}/docs, device: {service.live.device}). Ctrl+C ends it.")
-    config = uvicorn.Config(
-        app,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,  # longer than the balancers in front of it, which must be the ones to close
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    said = f"Vaegis listens on {url} (documentation: {url}/docs, {{}}). Ctrl+C ends it."
+    if settings.workers == 1:
+        from service.server import serve as serve_here
+
+        serve_here(settings, listening, ready=lambda device: typer.echo(said.format(f"device: {device}")))
+        return
+    from service.workers import Workers
+
+    typer.echo(said.format(f"workers: {settings.workers}"))
+    raise typer.Exit(Workers(settings, listening, settings.workers).run())
 
 
 def _listen(host: str, port: int) -> socket.socket:
