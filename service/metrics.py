@@ -11,6 +11,7 @@ import platform
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -21,7 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from models.scorer import UNJUDGED, Verdicts
+from models.scorer import ANOMALOUS, OK, UNJUDGED, Verdicts
 from service.live import Live, Served
 from service.shadow import MOMENTS, OUTCOMES, Comparison, correlation
 from service.store.registry import Resolved
@@ -55,6 +56,19 @@ class ArrayHistogram(Histogram):
             for i in np.flatnonzero(found).tolist():
                 self._buckets[i].inc(int(found[i]))
         self._sum.inc(float(values.sum()))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is counted of one version, looked up once: to find a label's number takes longer than to raise it."""
+
+    queue: Histogram  # seconds
+    batch: Histogram  # samples
+    inference: Histogram  # seconds
+    decoding: Histogram  # seconds
+    samples: dict[str, Counter]  # by status
+    p_values: ArrayHistogram
+    scores: ArrayHistogram
 
 
 class Metrics(Collector):
@@ -120,22 +134,39 @@ class Metrics(Collector):
         self._models = _gauge(r, "vaegis_model_info", "Workers that have this version of a model open.", named, "sum")
         self._bytes = _gauge(r, "vaegis_model_bytes", "Memory of open versions, as estimated.", named[:2], "sum")
         self._state(version, worker)
+        self._of: dict[str, Counts] = {}  # by place
         self._seen: set[tuple[str, ...]] = set()
         live.opened.changed = self._see
         live.shadows.counting = self
 
     def count(self, served: Served, verdicts: Verdicts) -> None:
         """Counts every sample of an answer."""
-        name, version = served.resolved.name, str(served.resolved.version)
+        of = self.of(served)
         for status, n in Tally(verdicts.status).items():
-            self.samples.labels(name, version, status).inc(n)
+            of.samples[status].inc(n)
         p_values, scores = verdicts.p_values[verdicts.decision.decide_by], verdicts.evidence["score"]
         if verdicts.errors:
             judged = np.array([s != UNJUDGED for s in verdicts.status])
             p_values, scores = p_values[judged], scores[judged]
         if len(scores):
-            self.p_values.labels(name).add(p_values)
-            self.scores.labels(name).add((scores - served.median) / served.spread)
+            of.p_values.add(p_values)
+            of.scores.add((scores - served.median) / served.spread)
+
+    def of(self, served: Served) -> Counts:
+        """The metrics of a version."""
+        found = self._of.get(served.resolved.place)
+        if found is None:
+            name, version = served.resolved.name, str(served.resolved.version)
+            found = self._of[served.resolved.place] = Counts(
+                queue=self.queue.labels(name),
+                batch=self.batch.labels(name),
+                inference=self.inference.labels(name),
+                decoding=self.decoding.labels(name),
+                samples={s: self.samples.labels(name, version, s) for s in (OK, ANOMALOUS, UNJUDGED)},
+                p_values=self.p_values.labels(name),
+                scores=self.scores.labels(name),
+            )
+        return found
 
     def shadowed(
         self, champion: Resolved, shadow: Resolved, outcomes: dict[str, int], moments: dict[str, float]
