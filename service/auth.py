@@ -6,6 +6,7 @@ any other address a key is always needed, so that revoking the last one locks th
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from starlette.types import Scope
 from models.errors import NotAllowed, NotAuthenticated, Refusal
 from service.store.keys import SCOPES, Key, Keys, digest, public_id
 
-FRESH_SECONDS = 1.0  # how long a read of the keys is believed: revocation by another process is seen after it
+FRESH_SECONDS = 1.0  # how long a read of the keys is believed, where the store does not tell of changes itself
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")  # these say nothing about models or data
 OPEN_FOLDER = "/docs-assets/"
 
@@ -31,19 +32,23 @@ class Caller:
 
     name: str
     scopes: frozenset[str]
+    key: str = ""  # id of the key
+    rate: float | None = None  # of the key
 
 
 ANYBODY = Caller("anybody", frozenset(SCOPES))
 
 
 class Gate:
-    """Checks the key of every request against the store's, read at most once a second."""
+    """Checks the key of every request against the store's, which are read again when the store has changed."""
 
     def __init__(self, keys: Keys, always: bool, clock: Callable[[], float] = time.monotonic) -> None:
         """`always`: ask for a key even while there is none."""
         self._keys, self._always, self._clock = keys, always, clock
         self._live: dict[str, Key] = {}
         self._until = float("-inf")
+        self._stamp: int | None = None
+        self._reading = asyncio.Lock()  # of many requests that find the keys stale, one reads them
 
     async def caller(self, headers: Headers) -> Caller:
         """Who asks.
@@ -51,8 +56,10 @@ class Gate:
         Raises:
             NotAuthenticated: a key is needed and none, an unknown or a revoked one was given.
         """
-        if self._clock() >= self._until:
-            await anyio.to_thread.run_sync(self._read)
+        if self._stale():
+            async with self._reading:
+                if self._stale():
+                    await anyio.to_thread.run_sync(self._read)
         if not self._live and not self._always:
             return ANYBODY
         text = _given(headers)
@@ -62,11 +69,16 @@ class Gate:
         # Compared even for an unknown id, so that the time taken does not tell which ids exist.
         if not hmac.compare_digest(digest(text), key.sha256 if key else "0" * 64) or key is None:
             raise NotAuthenticated("The key is not known or was revoked; ask whoever runs the service for another.")
-        return Caller(key.name, key.scopes)
+        return Caller(key.name, key.scopes, key.id, key.rate)
+
+    def _stale(self) -> bool:
+        return self._clock() >= self._until or self._keys.stamp() != self._stamp
 
     def _read(self) -> None:
-        live = {k.id: k for k in self._keys.list() if k.revoked is None}
-        self._live, self._until = live, self._clock() + FRESH_SECONDS
+        # The stamp first: what changes while the keys are read is seen by the next request.
+        stamp, until = self._keys.stamp(), self._clock() + FRESH_SECONDS
+        self._live = {k.id: k for k in self._keys.list() if k.revoked is None}
+        self._stamp, self._until = stamp, until
 
 
 def is_open(path: str) -> bool:

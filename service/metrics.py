@@ -103,6 +103,12 @@ class Metrics(Collector):
         self.rejected = Counter(
             "vaegis_requests_rejected", "Requests answered with an error, by reason.", ["reason"], registry=r
         )
+        self.decoders_lost = Counter(
+            "vaegis_decoders_lost",
+            "Image decoders that died or were ended over an image, by reason.",
+            ["reason"],
+            registry=r,
+        )
         self.p_values = ArrayHistogram(
             "vaegis_p_value",
             "Conformal p-values of judged samples, by the deciding term.",

@@ -16,8 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import Malformed, Refusal, TooLarge
 from service import errors
-from service.auth import ANYBODY, Gate, is_open
+from service.auth import ANYBODY, Caller, Gate, is_open
+from service.errors import Full
 from service.metrics import Metrics
+from service.protocol import CUT_OFF
+from service.ratelimit import Rates
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 PROBES = ("/healthz", "/readyz", "/metrics")  # asked every few seconds: logged only where debug is
@@ -31,11 +34,15 @@ class Envelope:
         self,
         app: ASGIApp,
         gate: Gate,
+        rates: Rates,
         metrics: Metrics,
         max_body_bytes: int,
+        waiting_bytes: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._app, self._gate, self._metrics, self._most, self._clock = app, gate, metrics, max_body_bytes, clock
+        self._app, self._gate, self._rates, self._metrics, self._clock = app, gate, rates, metrics, clock
+        self._most, self._most_waiting = max_body_bytes, waiting_bytes
+        self._waiting = 0  # bytes of all bodies that are held now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,17 +74,24 @@ class Envelope:
                 if not status:
                     await errors.unexpected(scope)(scope, receive, sending)
             finally:
-                self._record(scope, status or GONE, self._clock() - started, log)
+                self._record(scope, scope.get(CUT_OFF) or status or GONE, self._clock() - started, log)
 
     async def _admit(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         """Passes the request on, or refuses it before anything reads it."""
+        caller: Caller | None = None
         try:
-            scope["vaegis.caller"] = ANYBODY if is_open(scope["path"]) else await self._gate.caller(headers)
+            if is_open(scope["path"]):
+                scope["vaegis.caller"] = ANYBODY
+            else:
+                scope["vaegis.caller"] = caller = await self._gate.caller(headers)
+                self._rates.admit(caller.key, caller.rate)
             length = headers.get("content-length", "0")
             if not length.isdigit():
                 raise Malformed(f"The Content-Length {length[:40]!r} is not a number of bytes.")
             if int(length) > self._most:
                 raise self._too_large()
+            if self._waiting + int(length) > self._most_waiting:
+                raise self._too_many()
         except Refusal as refusal:
             await errors.refused(scope, refusal)(scope, receive, send)
             return
@@ -86,18 +100,33 @@ class Envelope:
         async def receiving() -> Message:
             nonlocal got
             message = await receive()
-            got += len(message.get("body", b""))
+            more = len(message.get("body", b""))
+            got += more
+            self._waiting += more
+            # Not as refusals: FastAPI takes other exceptions of a body being read for broken JSON.
             if got > self._most:
-                # Not as a refusal: FastAPI takes other exceptions of a body being read for broken JSON.
                 raise HTTPException(413, str(self._too_large()))
+            if self._waiting > self._most_waiting:
+                raise HTTPException(429, str(self._too_many()), {"Retry-After": "1"})
             return message
 
-        await self._app(scope, receiving, send)
+        try:
+            await self._app(scope, receiving, send)
+        finally:
+            self._waiting -= got
+            if caller is not None:
+                self._rates.charge(caller.key, caller.rate, scope.get("vaegis.samples", 1))
 
     def _too_large(self) -> TooLarge:
         return TooLarge(
             f"The body is larger than {self._most} bytes, the most this service takes. Send fewer samples at a "
             "time, or raise VAEGIS_MAX_BODY_BYTES."
+        )
+
+    def _too_many(self) -> Full:
+        return Full(
+            f"The bodies of all requests that are being answered may take {self._most_waiting} bytes together, and this "
+            "one would go beyond that. Try again in a moment, or raise VAEGIS_QUEUE_BYTES."
         )
 
     def _record(self, scope: Scope, status: int, seconds: float, log: structlog.stdlib.BoundLogger) -> None:

@@ -15,8 +15,10 @@ from prometheus_client import disable_created_metrics
 
 from service import logs
 from service.app import create_app
+from service.protocol import deadlines
 from service.settings import Settings
 from service.state import Service
+from service.tls import certificate
 
 LEAVING_SECONDS = 0.5  # how long answers still come, each asking its client to connect anew elsewhere
 OVERTIME_SECONDS = 5.0  # after VAEGIS_SHUTDOWN_SECONDS a process that has not ended is ended
@@ -57,8 +59,9 @@ def serve(
         ready: called with the device in use, when nothing can be refused any more.
 
     Raises:
-        Refusal: the store or the device that the settings name cannot be used.
+        Refusal: the store, the device or the certificate that the settings name cannot be used.
     """
+    cert, key = certificate(settings) or (None, None)
     disable_created_metrics()  # type: ignore[no-untyped-call]  # times beside every counter, which nobody reads
     logs.configure(settings.log_level, settings.log_format)
     app = create_app(settings, worker)
@@ -70,7 +73,10 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=75,  # longer than the balancers in front of it, which must be the ones to close
+            http=deadlines(settings),  # type: ignore[arg-type]  # called to make a protocol, like its class
+            ssl_certfile=cert,
+            ssl_keyfile=key,
+            timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
     )

@@ -11,11 +11,12 @@ from models.inputs.load import load
 from models.inputs.options import InputOptions, Limits
 from models.inputs.requests import from_array, from_arrow, from_json, from_npy, from_raw, numbers
 from models.inputs.stream import blocks
-from models.inputs.uploads import from_files
+from models.inputs.uploads import Reader, from_files
 
 __all__ = [
     "InputOptions",
     "Limits",
+    "Reader",
     "blocks",
     "declare",
     "from_array",

@@ -7,7 +7,7 @@ write lock when it begins: two that read, then write, can otherwise not both be 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from models.errors import Damaged, Refusal
 
-HEAD = "0002"  # the newest migration: a store that is there already is opened without Alembic
+HEAD = "0003"  # the newest migration: a store that is there already is opened without Alembic
 BUSY_MS = 30_000  # how long a writer waits for another
 _LOCK = 7_243_665_301  # PostgreSQL advisory lock: one process migrates, the others wait
 
@@ -29,6 +29,7 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._readers = engine
+        self._watch = _watch(engine)
         self._writers = engine.execution_options(begin="IMMEDIATE")
 
     @contextmanager
@@ -42,6 +43,10 @@ class Database:
         """One writing transaction: committed at the end, undone by any exception."""
         with _told(self._writers), Session(self._writers, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def stamp(self) -> int | None:
+        """A number that changes when anybody writes to the store; None where it cannot be had in microseconds."""
+        return None if self._watch is None else self._watch()
 
     def close(self) -> None:
         self._readers.dispose()
@@ -104,6 +109,24 @@ def _engine(url: str) -> Engine:
         connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
 
     return engine
+
+
+def _watch(engine: Engine) -> Callable[[], int | None] | None:
+    """What gives SQLite's own count of changes, by a connection that writes nothing and waits for nobody."""
+    path = engine.url.database
+    if engine.dialect.name != "sqlite" or not path or path == ":memory:":
+        return None
+    import sqlite3
+
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+
+    def stamp() -> int | None:
+        try:
+            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:
+            return None
+
+    return stamp
 
 
 def _write_ahead(engine: Engine) -> None:

@@ -118,5 +118,6 @@ class KeyRow(Table):
     name: Mapped[str] = mapped_column(String(63))
     sha256: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[str] = mapped_column(String(128))  # separated by spaces
+    rate: Mapped[float | None] = mapped_column(Double)  # samples a second; None = the service's own default
     created: Mapped[datetime] = mapped_column(Utc)
     revoked: Mapped[datetime | None] = mapped_column(Utc)
