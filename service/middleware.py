@@ -125,8 +125,8 @@ class Envelope:
 
     def _too_many(self) -> Full:
         return Full(
-            f"The bodies of all requests that are being answered may take {self._most_waiting} bytes together, and this "
-            "one would go beyond that. Try again in a moment, or raise VAEGIS_QUEUE_BYTES."
+            f"The bodies of all requests may take {self._most_waiting} bytes together, and this one would go beyond "
+            "that. Try again in a moment, or raise VAEGIS_QUEUE_BYTES."
         )
 
     def _record(self, scope: Scope, status: int, seconds: float, log: structlog.stdlib.BoundLogger) -> None:
