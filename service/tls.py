@@ -32,8 +32,8 @@ def certificate(settings: Settings) -> tuple[str, str] | None:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise Refusal(
-                f"The key {key} does not belong to the first certificate of {cert}; give the pair that belongs together, "
-                "the service's own certificate first."
+                f"The key {key} does not belong to the first certificate of {cert}; give the pair that belongs "
+                "together, the service's own certificate first."
             ) from error
         why = (error.reason or "it is damaged").replace("_", " ").lower()
         raise Refusal(f"The certificate {cert} and the key {key} cannot be used: {why}. Make them anew.") from error
@@ -44,9 +44,8 @@ def _read(name: str, path: str) -> str:
     try:
         return Path(path).read_text("latin-1")
     except OSError as error:
-        raise Refusal(
-            f"{name} names {path}, which cannot be read ({error.strerror}); check path and rights."
-        ) from error
+        why = f"{name} names {path}, which cannot be read ({error.strerror}); check path and rights."
+        raise Refusal(why) from error
 
 
 def _no_password() -> str:
