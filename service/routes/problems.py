@@ -35,6 +35,7 @@ _MEANING = {
     "support, no sample that can be judged.",
     500: "A fault of the service; the log says more under the request id.",
     503: "Not ready: too many requests wait, models are being opened, or the store cannot be reached. See Retry-After.",
+    507: "The version needs more memory than all open models may take together.",
 }
 
 

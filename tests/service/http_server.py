@@ -55,6 +55,14 @@ class Client:
         raise AssertionError("not ready")
 
 
+def until(check, seconds=10.0):
+    """Waits for what another thread or process does."""
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
 @contextlib.contextmanager
 def serving(settings: Settings):
     listening = socket.socket()

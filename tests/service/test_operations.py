@@ -3,12 +3,11 @@
 import json
 import re
 import threading
-import time
 from pathlib import Path
 
 import anyio
 import pytest
-from http_server import JSON, OCTETS, multipart, serving
+from http_server import JSON, OCTETS, multipart, serving, until
 from toy_bundles import IMAGE, toy_bundle
 
 from models.errors import Refusal
@@ -27,14 +26,6 @@ X = bytes([100] * 16)
 @pytest.fixture
 def settings(fill, tmp_path):
     return fill(tmp_path / "home")
-
-
-def until(check, seconds=10.0):
-    """Waits for what another thread or process does."""
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def version(client):
