@@ -6,6 +6,7 @@ normalised per sample, and a sample whose evidence is not finite is `unjudged`, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +25,45 @@ Floats = NDArray[np.float64]
 
 BATCH_VALUES = 2**18  # values per graph call: enough to fill a core, small enough to stay in its cache
 BATCH_MOST = 1024
+# How far waiting requests are gathered into one call: see `Graph.warm`.
+QUICK_SECONDS, SLOW_SECONDS, PAYS = 0.006, 0.05, 1.2
 
 OK, ANOMALOUS, UNJUDGED = "ok", "anomalous", "unjudged"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the graph says of parts, which may be those of several blocks."""
+
+    values: Floats  # (terms, m) raw evidence, `score` first
+    p_values: Floats  # (terms, m) conformal, against all calibration samples; meaningless where evidence is not finite
+    p_tail: Floats  # (m,) of `score`, as `Reference.p_tail`
+    finite: bool  # every value is
+    maps: NDArray[np.float32] | None  # (m, *spec.map_shape)
+
+    def __len__(self) -> int:
+        return len(self.p_tail)
+
+    def cut(self, start: int, stop: int, maps: bool) -> Found:
+        """Parts start to stop, with their maps or without."""
+        return Found(
+            self.values[:, start:stop],
+            self.p_values[:, start:stop],
+            self.p_tail[start:stop],
+            self.finite,
+            self.maps[start:stop] if maps and self.maps is not None else None,
+        )
+
+
+def join(found: Sequence[Found]) -> Found:
+    """Of parts that follow one another."""
+    return Found(
+        np.concatenate([f.values for f in found], axis=1),
+        np.concatenate([f.p_values for f in found], axis=1),
+        np.concatenate([f.p_tail for f in found]),
+        all(f.finite for f in found),
+        np.concatenate([f.maps for f in found if f.maps is not None]) if found[0].maps is not None else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -101,6 +139,26 @@ class Graph:
             return {n: np.empty(shape if n == "map" else 0, np.float32) for n in names}
         return {n: np.concatenate([r[i] for r in runs]) if len(runs) > 1 else runs[0][i] for i, n in enumerate(names)}
 
+    def warm(self) -> int:
+        """Runs every batch size 1, 2, 4, ... once, so that no request waits for what a first run allocates.
+
+        Returns:
+            The size that waiting requests are best gathered to: the largest that doubling still paid for, or that is
+            done within a few milliseconds anyway.
+        """
+        size, best, rate = 1, 1, 0.0
+        while size <= self._batch:
+            parts = np.zeros((size, *self.spec.shape), self.spec.dtype)
+            conditions = np.zeros(size, np.int64) if self._conditional else None
+            self.run(parts, True, size, conditions)
+            began = time.perf_counter()
+            self.run(parts, False, size, conditions)
+            seconds = max(time.perf_counter() - began, 1e-9)
+            if seconds > QUICK_SECONDS and (size / seconds < PAYS * rate or seconds > SLOW_SECONDS):
+                break
+            best, rate, size = size, size / seconds, 2 * size
+        return best
+
     def _feed(self, parts: NDArray[Any]) -> dict[str, NDArray[Any]]:
         parts = np.ascontiguousarray(parts)
         if not self._masked:
@@ -117,6 +175,9 @@ class Scorer:
         self.bundle = bundle
         self.calibration = bundle.calibration
         self.graph = Graph(bundle.read(SCORE), bundle.spec, device, threads, spin)
+        self._row = {t: i for i, t in enumerate(self.terms)}
+        terms = self.calibration.groups[ALL].terms
+        self._clean = np.array([len(terms[t].values) for t in self.terms], np.float64)
 
     @property
     def spec(self) -> InputSpec:
@@ -134,23 +195,64 @@ class Scorer:
 
     def evidence(self, block: Block, maps: bool = False) -> Evidence:
         """Raw evidence of a block's samples; a sample is as strange as its strangest part."""
-        out = self.graph.run(block.parts, maps, conditions=block.conditions)
-        n = len(block)
-        judged = np.flatnonzero(block.count > 0)
-        values: dict[str, Floats] = {}
-        for term in self.terms:
-            column = np.full(n, np.nan)
-            column[judged] = strongest(out[term].astype(np.float64), block.first[judged], block.count[judged])
-            values[term] = column
-        return Evidence(values=values, maps=sample_maps(block, out["map"]) if maps else None)
+        return self._gathered(block, self.find(block.parts, maps, block.conditions))
 
     def verdicts(self, block: Block, decision: Decision, maps: bool = False) -> Verdicts:
-        """Verdicts on a block's samples.
+        """Verdicts on a block's samples; see `judged`."""
+        return self.judged(block, decision, self.find(block.parts, maps, block.conditions))
+
+    def find(self, parts: NDArray[Any], maps: bool = False, conditions: NDArray[np.int64] | None = None) -> Found:
+        """Runs the graph over (m, *spec.shape) parts and looks their evidence up in the calibration."""
+        out = self.graph.run(parts, maps, conditions=conditions)
+        values = np.array([out[t] for t in self.terms], np.float64)
+        terms = self.calibration.groups[ALL].terms
+        n, columns = len(values[0]), [terms[t] for t in self.terms]
+        at_least = [len(c.values) - np.searchsorted(c.values, v) for c, v in zip(columns, values, strict=True)]
+        p_values = (1.0 + np.array(at_least).reshape(len(columns), n)) / (self._clean[:, None] + 1.0)
+        finite = bool(np.isfinite(values).all())
+        return Found(values, p_values, columns[0].p_tail(values[0]), finite, out.get("map"))
+
+    def judged(self, block: Block, decision: Decision, found: Found) -> Verdicts:
+        """Verdicts on a block's samples from what the graph says of its parts.
 
         Where the block names calibration groups and the decision none, each sample is held against its own group's
         calibration at the decision's rate; `Verdicts.decision` stays the one for all.
         """
-        found = self.evidence(block, maps)
+        one_each = len(block.parts) == len(block) and block.place is None and not block.errors
+        if one_each and found.finite and block.groups is None and not decision.group:
+            return self._plain(block, decision, found)
+        return self._judged(block, decision, self._gathered(block, found))
+
+    def _plain(self, block: Block, decision: Decision, found: Found) -> Verdicts:
+        """The same where every sample is one part, is finite and is held against all calibration samples."""
+        deciding = found.values[self._row[decision.decide_by]]
+        if decision.decide_by == "score":
+            p_tail = found.p_tail
+        else:
+            p_tail = self.calibration.groups[ALL].terms[decision.decide_by].p_tail(deciding)
+        anomalous = deciding > decision.threshold
+        return Verdicts(
+            block=block,
+            decision=decision,
+            status=[ANOMALOUS if a else OK for a in anomalous.tolist()],
+            evidence=dict(zip(self.terms, found.values, strict=True)),
+            p_values=dict(zip(self.terms, found.p_values, strict=True)),
+            p_tail=p_tail,
+            anomalous=anomalous,
+            maps=None if found.maps is None else list(found.maps),
+        )
+
+    def _gathered(self, block: Block, found: Found) -> Evidence:
+        n = len(block)
+        judged = np.flatnonzero(block.count > 0)
+        values: dict[str, Floats] = {}
+        for term, parts in zip(self.terms, found.values, strict=True):
+            column = np.full(n, np.nan)
+            column[judged] = strongest(parts, block.first[judged], block.count[judged])
+            values[term] = column
+        return Evidence(values=values, maps=None if found.maps is None else sample_maps(block, found.maps))
+
+    def _judged(self, block: Block, decision: Decision, found: Evidence) -> Verdicts:
         n = len(block)
         errors = dict(block.errors)
         finite = np.ones(n, bool)

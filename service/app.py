@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -16,12 +17,15 @@ from starlette.routing import Route
 
 from service import errors
 from service.auth import OPEN_FOLDER, Gate, is_loopback
+from service.decoding import Decoders
 from service.live import Live
 from service.metrics import Metrics
 from service.middleware import Envelope
+from service.protocol import REFUSED
+from service.ratelimit import Rates
 from service.routes import health, models, score, score_docs
 from service.settings import Settings
-from service.state import Service, Turns
+from service.state import Admission, Service
 from service.store.keys import Keys
 from service.store.registry import Registry
 
@@ -59,15 +63,22 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
         raise
     release = version("vaegis")
     metrics = Metrics(live, release, worker)
+    decoders = Decoders(
+        settings.decoders,
+        settings.decoder_memory_bytes,
+        settings.decode_seconds,
+        lambda reason: metrics.decoders_lost.labels(reason).inc(),
+    )
     gate = Gate(Keys(registry.database), always=not is_loopback(settings.host))
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         # Beside the requests: what is not open yet is opened by whoever asks for it, and /readyz tells.
         opening = threading.Thread(target=_serve_models, args=(live,), name="vaegis-models", daemon=True)
         opening.start()
-        yield
+        yield {REFUSED: lambda reason: metrics.rejected.labels(reason).inc()}
         live.stop()
+        decoders.close()
         registry.close()
         structlog.get_logger("vaegis").info("stopped")
 
@@ -90,8 +101,18 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     app.include_router(health.router)
     app.openapi = lambda: score_docs.complete(app)  # type: ignore[method-assign]
     errors.install(app)
-    app.add_middleware(Envelope, gate=gate, metrics=metrics, max_body_bytes=settings.max_body_bytes)
-    app.state.service = Service(settings, registry, live, metrics, Turns(settings.concurrency, settings.queue))
+    admission = Admission(settings.queue_samples, settings.queue_bytes, settings.concurrency)
+    service = Service(settings, registry, live, metrics, decoders, admission)
+    app.add_middleware(score.ScorePath, service=service)
+    app.add_middleware(
+        Envelope,
+        gate=gate,
+        rates=Rates(settings.rate),
+        metrics=metrics,
+        max_body_bytes=settings.max_body_bytes,
+        waiting_bytes=settings.queue_bytes,
+    )
+    app.state.service = service
     return app
 
 

@@ -15,14 +15,21 @@ from starlette.types import Scope
 from models.errors import Conflict, NotAuthenticated, Refusal, TooLarge
 
 PROBLEM = "application/problem+json"
-TITLES = {400: "Malformed request", 404: "Not found", 405: "Method not allowed", 413: TooLarge.title}
+TITLES = {400: "Malformed request", 404: "Not found", 405: "Method not allowed", 413: TooLarge.title, 429: "Busy"}
 
 
-class Busy(Refusal):
-    """More requests wait than may."""
+class Full(Refusal):
+    """More waits than may."""
 
-    status = 503
+    status = 429
     title = "Busy"
+
+
+class Late(Refusal):
+    """The request's own deadline passed before its answer was there."""
+
+    status = 504
+    title = "Deadline passed"
 
 
 class Unloaded(Conflict):
@@ -57,9 +64,20 @@ def refused(scope: Scope, refusal: Refusal) -> Response:
     headers = {}
     if isinstance(refusal, NotAuthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="vaegis"'
-    if refusal.status == 503:
-        headers["Retry-After"] = "1"
+    if refusal.status in (429, 503):
+        headers["Retry-After"] = str(getattr(refusal, "retry_after", 1))
     return problem(scope, refusal.title, refusal.status, str(refusal), headers)
+
+
+def answered(scope: Scope, error: HTTPException) -> Response:
+    """The response to an error of the framework's."""
+    method, path = scope["method"], scope["path"][:200]
+    detail = {
+        404: f"There is nothing at {path}; /docs lists what there is.",
+        405: f"{path} does not take {method}; /docs lists what it takes.",
+    }.get(error.status_code, str(error.detail).rstrip(".") + ".")
+    title = TITLES.get(error.status_code, "Cannot be processed")
+    return problem(scope, title, error.status_code, detail, dict(error.headers or {}))
 
 
 def unexpected(scope: Scope) -> Response:
@@ -77,13 +95,7 @@ def install(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        method, path = request.method, request.url.path[:200]
-        detail = {
-            404: f"There is nothing at {path}; /docs lists what there is.",
-            405: f"{path} does not take {method}; /docs lists what it takes.",
-        }.get(error.status_code, str(error.detail).rstrip(".") + ".")
-        title = TITLES.get(error.status_code, "Cannot be processed")
-        return problem(request.scope, title, error.status_code, detail, dict(error.headers or {}))
+        return answered(request.scope, error)
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -21,6 +21,7 @@ from models.calibration import ALL
 from models.errors import Damaged, NotFound, Refusal
 from models.scorer import Scorer
 from models.sessions import Device
+from service.batching import Batcher
 from service.store.registry import Resolved
 
 COPIES = 2  # of a graph's bytes, at least, that an open session holds
@@ -35,6 +36,7 @@ class Served:
     median: float  # of clean scores
     spread: float  # their interquartile range, or 1 where that is nothing
     bytes: int  # of memory, as estimated
+    batcher: Batcher  # gathers its requests
 
 
 class TooBig(Refusal):
@@ -153,18 +155,23 @@ class Opened:
 def _load(resolved: Resolved, device: Device, threads: int, expected: int) -> Served:
     before = _resident()
     try:
-        scorer = Scorer(open_bundle(resolved.path), device, threads, spin=False)
+        scorer = Scorer(open_bundle(resolved.path), device, threads or 1, spin=False)
     except NotFound as error:
         raise Damaged(
             f"The bundle of {resolved.name} version {resolved.version} is not in VAEGIS_HOME any more; import it "
             "again or restore the home from a backup."
         ) from error
-    # The first run of a graph allocates and compiles: better here than within somebody's request.
-    first = np.zeros(1, np.int64) if scorer.spec.conditions else None
-    scorer.graph.run(np.zeros((1, *scorer.spec.shape), scorer.spec.dtype), maps=True, conditions=first)
+    batcher = Batcher(scorer, scorer.graph.warm(), _lanes(scorer.device, threads))
     clean = scorer.calibration.groups[ALL].terms["score"].values
     low, middle, high = np.quantile(clean, (0.25, 0.5, 0.75)).tolist()
-    return Served(resolved, scorer, middle, (high - low) or 1.0, max(expected, _resident() - before))
+    return Served(resolved, scorer, middle, (high - low) or 1.0, max(expected, _resident() - before), batcher)
+
+
+def _lanes(device: str, threads: int) -> int:
+    """Graph calls that may run at the same time: together they use the cores that there are."""
+    if device == "cuda":
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // (threads or 1))
 
 
 def _resident() -> int:

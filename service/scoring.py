@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from functools import partial
-
-import anyio.to_thread
 
 from models.blocks import Block
 from models.calibration import Decision, decide
 from models.scorer import Verdicts
+from service.errors import Late
 from service.live import Served
 from service.state import Service
+
+LATE = "The deadline that the request set passed before it was scored. Set a later deadline_ms, or send fewer samples."
 
 
 async def judge(
@@ -31,10 +32,18 @@ async def judge(
         deadline: `time.monotonic()` after which nobody waits for the answer any more.
         bulk: lets requests that somebody waits for go first.
     """
+    left = math.inf if deadline is None else deadline - time.monotonic()
+    if left <= 0:
+        raise Late(LATE)
     began = time.perf_counter()
-    work = partial(served.scorer.verdicts, block, decision, maps)
-    verdicts = await anyio.to_thread.run_sync(work, limiter=service.turns.limiter)
-    service.metrics.inference.labels(served.resolved.name).observe(time.perf_counter() - began)
+    try:
+        found, queued = await served.batcher.find(block, maps, bulk, None if deadline is None else left)
+    except TimeoutError as error:
+        raise Late(LATE) from error
+    verdicts = served.scorer.judged(block, decision, found)
+    name = served.resolved.name
+    service.metrics.queue.labels(name).observe(queued)
+    service.metrics.inference.labels(name).observe(time.perf_counter() - began - queued)
     service.metrics.count(served, verdicts)
     service.live.shadows.offer(served, verdicts)
     return verdicts

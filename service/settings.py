@@ -50,12 +50,12 @@ class Settings(BaseSettings):
         default=4, ge=1, le=1024, description="Large bodies and files decoded at the same time; the others wait."
     )
     queue_samples: int = Field(
-        default=8192, ge=1, description="Samples that may be received, wait or be scored; beyond it requests get a 429."
+        default=8192, ge=1, description="Samples that may wait or be scored; beyond it requests get a 429."
     )
     queue_bytes: int = Field(
         default=256 * 2**20,
         ge=1,
-        description="Bytes of the requests that are received, wait or are scored; beyond it requests get a 429.",
+        description="Bytes of bodies, and of the samples in them, that may wait or be scored; beyond it a 429.",
     )
     model_bytes: int = Field(
         default=2 * 2**30,
@@ -74,11 +74,6 @@ class Settings(BaseSettings):
     max_answer_bytes: int = Field(
         default=256 * 2**20, ge=1, description="Largest answer, in bytes, as far as its maps make it; more is a 413."
     )
-    waiting_bytes: int = Field(
-        default=512 * 2**20,
-        ge=1,
-        description="Bodies held in memory at a time, in bytes, over all requests; the next are answered 503.",
-    )
     decoders: int = Field(
         default=2,
         ge=0,
@@ -96,10 +91,12 @@ class Settings(BaseSettings):
         description="Samples a second for a key without a rate of its own, and for callers without a key; 0 sets no "
         "bounds.",
     )
-    tls_cert: Path | None = Field(
-        default=None, description="Certificate chain (PEM); with VAEGIS_TLS_KEY the service speaks https."
+    tls_cert: str = Field(
+        default="", description="File of the certificate chain (PEM); with VAEGIS_TLS_KEY the service speaks https."
     )
-    tls_key: Path | None = Field(default=None, description="Private key of the certificate (PEM), without a password.")
+    tls_key: str = Field(
+        default="", description="File of the certificate's private key (PEM), without a password; 0600 is best."
+    )
     connections: int = Field(
         default=1000, ge=1, description="Connections open at a time; further ones are answered 503 and closed."
     )

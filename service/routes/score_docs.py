@@ -104,6 +104,19 @@ _PARAMETERS: list[dict[str, Any]] = [
         "each sample instead.",
         "schema": {"type": "string"},
     },
+    {
+        "name": "deadline_ms",
+        "in": "query",
+        "description": "Milliseconds from the arrival of the request after which its answer is of no use: what has not "
+        "been scored by then is dropped and the answer is 504.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    {
+        "name": "priority",
+        "in": "query",
+        "description": "`bulk` takes what `interactive` requests leave.",
+        "schema": {"type": "string", "enum": ["interactive", "bulk"], "default": "interactive"},
+    },
 ]
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _BODY: dict[str, Any] = {
@@ -214,7 +227,7 @@ def operation() -> dict[str, Any]:
     """The OpenAPI operation of the route."""
     answered = {"description": "At least one sample was judged.", "content": {"application/json": {}}}
     answered["content"] = {"application/json": {"schema": _ANSWER, "example": _EXAMPLE}}
-    failed = problems(400, 401, 403, 404, 413, 415, 422, 500, 503)
+    failed = problems(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
     return {
         "tags": ["Scoring"],
         "summary": "Score samples",
