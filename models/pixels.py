@@ -127,14 +127,14 @@ def _pixels(image: Image.Image) -> Pixels:
     if mode == "F":
         raise Unreadable("its pixels are floating-point numbers; save it with 8 or 16 bits")
     if mode in _GREY:
-        return np.array(image.convert("L"))[..., None]
+        return np.array(image if mode == "L" else image.convert("L"))[..., None]
     if mode in ("P", "PA"):
         # By way of RGBA: Pillow warns when it drops a palette's transparency.
         return np.array(image.convert("RGBA"))[..., :3].copy()
     if mode in ("RGBA", "RGBa", "RGBX"):
         # The colours as stored: there is no background to composite on.
         return np.array(image)[..., :3].copy()
-    return np.array(image.convert("RGB"))
+    return np.array(image if mode == "RGB" else image.convert("RGB"))
 
 
 def _why(error: Exception) -> str:

@@ -100,7 +100,7 @@ class Decoders:
             alone = len(piece) == 1
             try:
                 while piece:
-                    if decoder is None or decoder.ended:
+                    if decoder is None or decoder.gone():
                         decoder = _Decoder(self._memory, self._seconds)
                     try:
                         for at, pixels in decoder.read(task, piece[:1] if alone else piece):
@@ -289,6 +289,12 @@ class _Decoder:
         if self._process.wait() == -signal.SIGXCPU:
             return Lost(took, "time")
         return Lost("its decoder ended over it; the file may be damaged, or made to do harm: save it anew", "died")
+
+    def gone(self) -> bool:
+        """Whether it has ended, by whatever hand."""
+        if not self.ended and self._process.poll() is not None:
+            self.close()
+        return self.ended
 
     def close(self) -> None:
         """Ends the process."""
