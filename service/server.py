@@ -6,10 +6,13 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
+import structlog
 import uvicorn
 from prometheus_client import disable_created_metrics
 
@@ -20,12 +23,12 @@ from service.settings import Settings
 from service.state import Service
 from service.tls import certificate
 
-LEAVING_SECONDS = 0.5  # how long answers still come, each asking its client to connect anew elsewhere
+LEAVING_SECONDS = 0.5  # how long requests are still taken on open connections, each answer closing its own
 OVERTIME_SECONDS = 5.0  # after VAEGIS_SHUTDOWN_SECONDS a process that has not ended is ended
 
 
 class Server(uvicorn.Server):
-    """Lets clients move on before it closes.
+    """Takes no new connection once it is asked to end, and lets clients leave the open ones.
 
     A client that keeps its connection open may send the next request at the very moment that the connection is closed,
     and cannot know whether it was taken. So for a moment every answer says that its connection closes; then those left
@@ -35,7 +38,12 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         service: Service = self.config.app.state.service  # type: ignore[union-attr]
         service.live.leave()
-        if not self.force_exit:
+        await asyncio.sleep(0)  # a turn of the loop, in which connections that wait to be accepted are
+        for server in self.servers:
+            server.close()
+        for one in sockets or []:
+            one.close()
+        if not self.force_exit and self.server_state.connections:
             state = self.server_state
             state.default_headers = [*state.default_headers, (b"connection", b"close")]
             await asyncio.sleep(LEAVING_SECONDS)
@@ -51,7 +59,7 @@ def serve(
 ) -> None:
     """Answers on a bound socket until SIGTERM or Ctrl+C; every accepted request is answered first.
 
-    SIGHUP looks everything up in the store again.
+    SIGHUP has everything looked up in the store again, and the certificate read again.
 
     Args:
         worker: the number of this process among those that share the socket.
@@ -83,7 +91,9 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn's own while it runs; it repeats them here at its end
         signal.signal(number, _nothing)
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=service.live.refresh, daemon=True).start())
+        again = partial(_refresh, service, server, cert, key)
+        signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=again, daemon=True).start())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a supervisor blocks it until here
     if lifeline is not None:
         watching = threading.Thread(target=_follow, args=(lifeline, server, settings.shutdown_seconds), daemon=True)
         watching.start()
@@ -93,6 +103,17 @@ def serve(
 
 def _nothing(number: int, frame: FrameType | None) -> None:
     """A signal that has done its work."""
+
+
+def _refresh(service: Service, server: Server, cert: str | None, key: str | None) -> None:
+    log = structlog.get_logger("vaegis")
+    log.info("looking everything up again")
+    service.live.refresh()
+    if cert is not None and server.config.ssl is not None:
+        try:
+            server.config.ssl.load_cert_chain(cert, key)
+        except (OSError, ssl.SSLError) as error:
+            log.error("the certificate cannot be read; the one before stays in use", reason=str(error))
 
 
 def _follow(lifeline: int, server: Server, seconds: float) -> None:

@@ -97,15 +97,18 @@ class Workers:
 
     def _start(self, worker: _Worker, lifeline: int) -> None:
         listening = self._listening.fileno()
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until it can do what that asks for
         worker.process = subprocess.Popen(
             [sys.executable, "-m", "service.worker", str(listening), str(lifeline), str(worker.number)],
             env={**os.environ, **environment(self._settings), SHARED: self._shared},
             pass_fds=(listening, lifeline),
         )
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         self._log.info("worker started", worker=worker.number, pid=worker.process.pid)
 
     def _end(self) -> None:
         """Lets every worker answer what it has accepted; kills what has not ended in time."""
+        self._listening.close()  # else the system would go on accepting connections that nobody serves
         running = [w.process for w in self._workers if w.process is not None and w.process.poll() is None]
         for process in running:
             process.terminate()
