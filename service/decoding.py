@@ -97,7 +97,7 @@ class Decoders:
         """Takes pieces of a task until none is left."""
         while (piece := task.next()) is not None:
             decoder = self._free.get()
-            alone = len(piece) == 1
+            alone, suspect = len(piece) == 1, -1
             try:
                 while piece:
                     if decoder is None or decoder.gone():
@@ -112,10 +112,12 @@ class Decoders:
                         structlog.get_logger("vaegis").warning("a decoder was lost", reason=lost.reason)
                         if not task.may_go_on():
                             break
-                        if alone:
+                        # It held back answers, or may have been killed by another hand: which file it was shows
+                        # one by one, with a fresh decoder.
+                        if alone and (lost.reason == "time" or suspect == piece[0]):
                             task.results[piece[0]] = Unreadable(str(lost))
                             piece = piece[1:]
-                        alone = True  # it held back answers: which file it was shows one by one
+                        alone, suspect = True, piece[0] if piece else -1
             except BaseException:
                 # Whatever the decoder was about to say is no longer listened to.
                 if decoder is not None:
