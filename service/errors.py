@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -55,8 +56,17 @@ def problem(
 ) -> Response:
     """The response; `reason` is what the metric of rejected requests calls it."""
     scope["vaegis.rejected"] = reason or title.lower().replace(" ", "_")
-    content = orjson.dumps(body(title, status, detail, scope.get("vaegis.request_id", "")))
-    return Response(content, status, headers, PROBLEM)
+    members, kind = body(title, status, detail, scope.get("vaegis.request_id", "")), PROBLEM
+    if scope["path"] == "/v2" or scope["path"].startswith("/v2/"):
+        members["error"] = detail  # where clients of the Open Inference Protocol look
+        kind = _protocol_type(scope)
+    return Response(orjson.dumps(members), status, headers, kind)
+
+
+def _protocol_type(scope: Scope) -> str:
+    """The content type of an error of that protocol: plain JSON for who asks for that and no other."""
+    accepted = Headers(scope=scope).get("accept", "*/*")
+    return "application/json" if "application/json" in accepted and "*/*" not in accepted else PROBLEM
 
 
 def refused(scope: Scope, refusal: Refusal) -> Response:
@@ -87,7 +97,7 @@ def unexpected(scope: Scope) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Gives the app its error handlers. Unexpected exceptions are the middleware's (see `service.middleware`)."""
+    """Gives the app its error handlers; what is unexpected is logged by `service.middleware`."""
 
     async def on_refusal(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refusal)
@@ -107,6 +117,10 @@ def install(app: FastAPI) -> None:
         detail = f"{where} in the {first['loc'][0]} cannot be used: {first['msg']}. /docs shows what it takes."
         return problem(request.scope, Refusal.title, 422, detail)
 
+    async def on_failure(request: Request, error: Exception) -> Response:
+        return unexpected(request.scope)
+
+    app.add_exception_handler(Exception, on_failure)
     app.add_exception_handler(Refusal, on_refusal)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)

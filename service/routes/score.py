@@ -12,8 +12,7 @@ from functools import partial
 
 import anyio.to_thread
 import orjson
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,17 +23,17 @@ from models.errors import Malformed, Refusal, UnsupportedType
 from models.inputs.options import Limits
 from models.sources.options import listed
 from models.spec import SeriesSpec
-from service import errors, multipart
+from service import multipart
 from service.answer import render
 from service.auth import allow
 from service.live import Served
 from service.routes.controls import parsed
+from service.routes.thin import INLINE_BYTES, INLINE_SAMPLES, JSON, Headers, received, reply
 from service.scoring import decision_for, judge
 from service.state import Service
+from service.tracing import stage
 
 PATH = "/v1/models/{model}/score"
-# Smaller bodies and answers are dealt with at once: handing them to a thread takes longer, and holds the same lock.
-INLINE_BYTES, INLINE_SAMPLES = 1 << 19, 256
 
 
 @dataclass(frozen=True)
@@ -98,18 +97,7 @@ class ScorePath:
             await self._app(scope, receive, send)
             return
         scope["vaegis.route"] = PATH
-        try:
-            answer = await score(self._service, address, scope, receive)
-        except Refusal as refusal:
-            await errors.refused(scope, refusal)(scope, receive, send)
-            return
-        except HTTPException as error:
-            await errors.answered(scope, error)(scope, receive, send)
-            return
-        length = str(len(answer)).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+        await reply(scope, receive, send, score(self._service, address, scope, receive))
 
 
 def _address(path: str) -> str:
@@ -120,7 +108,7 @@ def _address(path: str) -> str:
     return "" if "/" in address else address
 
 
-async def score(service: Service, address: str, scope: Scope, receive: Receive) -> bytes:
+async def score(service: Service, address: str, scope: Scope, receive: Receive) -> tuple[bytes, Headers]:
     """Receives, decodes, scores and answers.
 
     Raises:
@@ -139,7 +127,7 @@ async def score(service: Service, address: str, scope: Scope, receive: Receive) 
         decision = decision_for(served, controls.alpha, controls.threshold, controls.decide_by, controls.group)
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         reader = _reader(content_type, headers.get(b"content-encoding", b"").decode("latin-1"))
-        raw = await _received(receive)
+        raw = await received(receive)
         began = time.perf_counter()
         decoding = partial(
             _decoded,
@@ -148,10 +136,11 @@ async def score(service: Service, address: str, scope: Scope, receive: Receive) 
             Body(content_type, raw, _limits(service), service.decoders.read),
             controls.condition,
         )
-        if len(raw) <= INLINE_BYTES and reader is not _files:
-            block = decoding()
-        else:
-            block = await anyio.to_thread.run_sync(decoding, limiter=service.admission.limiter)
+        with stage("decode"):
+            if len(raw) <= INLINE_BYTES and reader is not _files:
+                block = decoding()
+            else:
+                block = await anyio.to_thread.run_sync(decoding, limiter=service.admission.limiter)
         service.metrics.decoding.labels(served.resolved.name).observe(time.perf_counter() - began)
         scope["vaegis.samples"] = len(block)
         place.hold(len(block), block.parts.nbytes)
@@ -163,26 +152,10 @@ async def score(service: Service, address: str, scope: Scope, receive: Receive) 
             first = next(iter(verdicts.errors.values()), "The request holds none.")
             raise Refusal(f"No sample could be judged, of {len(verdicts)} sent. The first: {first}")
         if controls.maps == "none" and len(verdicts) <= INLINE_SAMPLES:
-            return render(served, verdicts, controls.maps)
-        return await anyio.to_thread.run_sync(render, served, verdicts, controls.maps)
+            return render(served, verdicts, controls.maps), JSON
+        return await anyio.to_thread.run_sync(render, served, verdicts, controls.maps), JSON
     finally:
         place.leave()
-
-
-async def _received(receive: Receive) -> bytes:
-    """The body of a request.
-
-    Raises:
-        ClientDisconnect: the client left.
-    """
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def route() -> Route:
