@@ -81,7 +81,7 @@ class Settings(BaseSettings):
         description="Processes that decode images, started when the first one comes; 0 decodes in the service itself.",
     )
     decoder_memory_bytes: int = Field(
-        default=2**30, ge=2**20, description="Memory that decoding one image may take, in bytes."
+        default=1280 * 2**20, ge=2**20, description="Memory that decoding one image may take, in bytes."
     )
     decode_seconds: int = Field(default=10, ge=1, description="Seconds that decoding one image may take.")
     rate: float = Field(
