@@ -10,6 +10,7 @@ import time
 import uvicorn
 
 from service.app import create_app
+from service.protocol import deadlines
 from service.settings import Settings
 
 OCTETS, JSON, NPY = "application/octet-stream", "application/json", "application/x-npy"
@@ -67,7 +68,10 @@ def until(check, seconds=10.0):
 def serving(settings: Settings):
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, access_log=False, ws="none"))
+    config = uvicorn.Config(
+        create_app(settings), log_config=None, access_log=False, ws="none", http=deadlines(settings)
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
