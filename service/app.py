@@ -14,8 +14,9 @@ from fastapi_offline import FastAPIOffline
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from service import errors
+from service import errors, tracing
 from service.auth import OPEN_FOLDER, Gate, is_loopback
 from service.decoding import Decoders
 from service.live import Live
@@ -23,7 +24,7 @@ from service.metrics import Metrics
 from service.middleware import Envelope
 from service.protocol import REFUSED
 from service.ratelimit import Rates
-from service.routes import health, models, score, score_docs
+from service.routes import health, models, oip, score, score_docs
 from service.settings import Settings
 from service.state import Admission, Service
 from service.store.keys import Keys
@@ -42,6 +43,7 @@ sentence that says what to do. If the service has keys, send one as `Authorizati
 _TAGS = [
     {"name": "Scoring", "description": "Samples in, verdicts out."},
     {"name": "Models", "description": "What there is, what it takes, which version answers."},
+    {"name": oip.TAG, "description": "Version 2, with binary tensors and the model repository; see docs/oip.md."},
     {"name": "Operation", "description": "For whoever runs the service."},
 ]
 
@@ -55,13 +57,14 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     Raises:
         Refusal: the store or the device that the settings name cannot be used.
     """
+    release = version("vaegis")
+    spans = tracing.provider(release)
     registry = Registry.open(settings)
     try:
         live = Live(registry, settings.device, settings.threads, settings.model_bytes)
     except BaseException:
         registry.close()
         raise
-    release = version("vaegis")
     metrics = Metrics(live, release, worker)
     decoders = Decoders(
         settings.decoders,
@@ -80,6 +83,8 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
         live.stop()
         decoders.close()
         registry.close()
+        if spans is not None:
+            spans.shutdown()
         structlog.get_logger("vaegis").info("stopped")
 
     app = FastAPIOffline(
@@ -95,23 +100,25 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
         swagger_ui_parameters={"defaultModelsExpandDepth": -1},  # schemas show beside their routes
     )
     assert isinstance(app, FastAPI)
-    app.router.routes.append(score.route())
+    app.router.routes += [score.route(), *oip.routes()]
     app.router.routes.append(Route("/", _to_docs))
     app.include_router(models.router)
+    app.include_router(oip.router)
     app.include_router(health.router)
     app.openapi = lambda: score_docs.complete(app)  # type: ignore[method-assign]
     errors.install(app)
     admission = Admission(settings.queue_samples, settings.queue_bytes, settings.concurrency)
     service = Service(settings, registry, live, metrics, decoders, admission)
-    app.add_middleware(score.ScorePath, service=service)
-    app.add_middleware(
-        Envelope,
-        gate=gate,
-        rates=Rates(settings.rate),
-        metrics=metrics,
-        max_body_bytes=settings.max_body_bytes,
-        waiting_bytes=settings.queue_bytes,
-    )
+    rates = Rates(settings.rate)
+    layers = app.build_middleware_stack
+
+    def build() -> ASGIApp:
+        # Around FastAPI's own layers, which the scoring routes have no use for.
+        inside = score.ScorePath(oip.InferPath(layers(), service), service)
+        whole = Envelope(inside, gate, rates, metrics, settings.max_body_bytes, settings.queue_bytes)
+        return whole if spans is None else tracing.Tracing(whole, spans)
+
+    app.build_middleware_stack = build  # type: ignore[method-assign]
     app.state.service = service
     return app
 

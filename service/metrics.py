@@ -249,6 +249,7 @@ class Metrics(Collector):
             name, version = s.resolved.name, str(s.resolved.version)
             seen.add((name, version, s.resolved.digest, s.scorer.spec.kind, s.scorer.device))
             self._bytes.labels(name, version).set(s.bytes)
+            s.batcher.ran = self.of(s).batch.observe
         for labels in seen | self._seen:
             self._models.labels(*labels).set(labels in seen)
             if labels not in seen:

@@ -11,6 +11,7 @@ from models.scorer import Verdicts
 from service.errors import Late
 from service.live import Served
 from service.state import Service
+from service.tracing import passed
 
 LATE = "The deadline that the request set passed before it was scored. Set a later deadline_ms, or send fewer samples."
 
@@ -41,9 +42,12 @@ async def judge(
     except TimeoutError as error:
         raise Late(LATE) from error
     verdicts = served.scorer.judged(block, decision, found)
-    name = served.resolved.name
-    service.metrics.queue.labels(name).observe(queued)
-    service.metrics.inference.labels(name).observe(time.perf_counter() - began - queued)
+    seconds = time.perf_counter() - began
+    of = service.metrics.of(served)
+    of.queue.observe(queued)
+    of.inference.observe(seconds - queued)
+    passed("queue", seconds, seconds - queued)
+    passed("infer", seconds - queued, 0.0)
     service.metrics.count(served, verdicts)
     service.live.shadows.offer(served, verdicts)
     return verdicts

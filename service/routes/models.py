@@ -262,7 +262,7 @@ def end_shadow(model: str, service: Shared, caller: Annotated[Caller, Depends(ad
     return _set(service, Servings(service.registry).shadow(model, None, caller.name))
 
 
-@router.get("/{model}/shadow", summary="How the shadow compares", responses=problems(401, 404, 503))
+@router.get("/{model}/shadow", summary="How the shadow compares", responses=problems(401, 404, 422, 503))
 def show_shadow(model: str, service: Shared) -> ShadowOut:
     """Agreement, flips both ways and how alike both rank samples, over all workers since the service started."""
     route = Servings(service.registry).route(model)

@@ -151,9 +151,10 @@ async def score(service: Service, address: str, scope: Scope, receive: Receive) 
         if len(verdicts.errors) == len(verdicts):
             first = next(iter(verdicts.errors.values()), "The request holds none.")
             raise Refusal(f"No sample could be judged, of {len(verdicts)} sent. The first: {first}")
-        if controls.maps == "none" and len(verdicts) <= INLINE_SAMPLES:
-            return render(served, verdicts, controls.maps), JSON
-        return await anyio.to_thread.run_sync(render, served, verdicts, controls.maps), JSON
+        with stage("render"):
+            if controls.maps == "none" and len(verdicts) <= INLINE_SAMPLES:
+                return render(served, verdicts, controls.maps), JSON
+            return await anyio.to_thread.run_sync(render, served, verdicts, controls.maps), JSON
     finally:
         place.leave()
 

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from models.errors import Refusal
 from service import errors
+from service.tracing import stage
 
 # Smaller bodies and answers are dealt with at once: handing them to a thread takes longer, and holds the same lock.
 INLINE_BYTES, INLINE_SAMPLES = 1 << 19, 256
@@ -40,10 +41,11 @@ async def received(receive: Receive) -> bytes:
         ClientDisconnect: the client left.
     """
     parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+    with stage("receive"):
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            parts.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
