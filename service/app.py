@@ -61,7 +61,7 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     spans = tracing.provider(release)
     registry = Registry.open(settings)
     try:
-        live = Live(registry, settings.device, settings.threads, settings.model_bytes)
+        live = Live(registry, settings.device, settings.threads, settings.model_bytes, lanes=settings.lanes)
     except BaseException:
         registry.close()
         raise

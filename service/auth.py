@@ -21,8 +21,10 @@ from starlette.types import Scope
 from models.errors import NotAllowed, NotAuthenticated, Refusal
 from service.store.keys import SCOPES, Key, Keys, digest, public_id
 
+LOOK_SECONDS = 0.001  # requests that come in together need not all ask the store whether it has changed
 FRESH_SECONDS = 1.0  # how long a read of the keys is believed, where the store does not tell of changes itself
-OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")  # these say nothing about models or data
+# These say nothing about models or data.
+OPEN = ("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json")
 OPEN_FOLDER = "/docs-assets/"
 
 
@@ -48,6 +50,7 @@ class Gate:
         self._live: dict[str, Key] = {}
         self._until = float("-inf")
         self._stamp: int | None = None
+        self._looked = float("-inf")  # when the keys were last found to be the store's
         self._reading = asyncio.Lock()  # of many requests that find the keys stale, one reads them
 
     async def caller(self, headers: Headers) -> Caller:
@@ -72,7 +75,13 @@ class Gate:
         return Caller(key.name, key.scopes, key.id, key.rate)
 
     def _stale(self) -> bool:
-        return self._clock() >= self._until or self._keys.stamp() != self._stamp
+        now = self._clock()
+        if now < self._looked + LOOK_SECONDS:
+            return False
+        if now >= self._until or self._keys.stamp() != self._stamp:
+            return True
+        self._looked = now
+        return False
 
     def _read(self) -> None:
         # The stamp first: what changes while the keys are read is seen by the next request.

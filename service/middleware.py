@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Callable
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +23,9 @@ from service.protocol import CUT_OFF
 from service.ratelimit import Rates
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-PROBES = ("/healthz", "/readyz", "/metrics")  # asked every few seconds: logged only where debug is
+# Asked every few seconds: logged only where debug is.
+PROBES = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics")
+ACCESS = "vaegis.access"  # the logger of requests' lines
 GONE = 499  # in logs and metrics only: the client left before its answer
 
 
@@ -43,38 +45,39 @@ class Envelope:
         self._app, self._gate, self._rates, self._metrics, self._clock = app, gate, rates, metrics, clock
         self._most, self._most_waiting = max_body_bytes, waiting_bytes
         self._waiting = 0  # bytes of all bodies that are held now
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger(ACCESS)
+        self._level = logging.getLogger(ACCESS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started, status = self._clock(), 0
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        # No secret, so it need not come from the system: that would cost more than all else here.
+        request_id = given if given and REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         scope["vaegis.request_id"] = request_id
-        log = structlog.get_logger("vaegis.access")
+        told = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answer = MutableHeaders(scope=message)
-                answer["X-Request-ID"] = request_id
-                answer["X-Content-Type-Options"] = "nosniff"
+                message["headers"] = [*message.get("headers", ()), *told]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self._admit(scope, headers, receive, sending)
-            except ClientDisconnect:
-                status = status or GONE
-            except Exception:
-                log.exception("unexpected failure", method=scope["method"])
-                if not status:
-                    await errors.unexpected(scope)(scope, receive, sending)
-            finally:
-                self._record(scope, scope.get(CUT_OFF) or status or GONE, self._clock() - started, log)
+        # Every request is a task of its own, so nothing has to be unbound.
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            await self._admit(scope, Headers(scope=scope), receive, sending)
+        except ClientDisconnect:
+            status = status or GONE
+        except Exception:  # noqa: BLE001 - the last resort: logged with its trace, answered with a sentence
+            self._log.exception("unexpected failure", method=scope["method"])
+            if not status:
+                await errors.unexpected(scope)(scope, receive, sending)
+        finally:
+            self._record(scope, scope.get(CUT_OFF) or status or GONE, self._clock() - started)
 
     async def _admit(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         """Passes the request on, or refuses it before anything reads it."""
@@ -129,7 +132,7 @@ class Envelope:
             "that. Try again in a moment, or raise VAEGIS_QUEUE_BYTES."
         )
 
-    def _record(self, scope: Scope, status: int, seconds: float, log: structlog.stdlib.BoundLogger) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
         # A plain route leaves no trace of itself in the scope.
         route = scope.get("vaegis.route") or getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE", "HEAD") else "other"
@@ -137,10 +140,12 @@ class Envelope:
         reason = scope.get("vaegis.rejected")
         if reason:
             self._metrics.rejected.labels(reason).inc()
+        level = logging.DEBUG if route in PROBES and status < 400 else logging.INFO
+        if not self._level.isEnabledFor(level):
+            return
         facts = {"model": scope.get("vaegis.model"), "samples": scope.get("vaegis.samples"), "reason": reason}
-        quiet = route in PROBES and status < 400
-        log.log(
-            logging.DEBUG if quiet else logging.INFO,
+        self._log.log(
+            level,
             "request",
             method=method,
             route=route,

@@ -11,18 +11,20 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from models.bundle import SCORE, open_bundle
-from models.calibration import ALL
+from models.calibration import ALL, Decision
 from models.errors import Damaged, NotFound, Refusal
 from models.scorer import Scorer
 from models.sessions import Device
 from service.batching import Batcher
 from service.store.registry import Resolved
+
+Asked = tuple[float | None, float | None, str, str | None]  # alpha, threshold, decide_by, group
 
 COPIES = 2  # of a graph's bytes, at least, that an open session holds
 
@@ -37,6 +39,7 @@ class Served:
     spread: float  # their interquartile range, or 1 where that is nothing
     bytes: int  # of memory, as estimated
     batcher: Batcher  # gathers its requests
+    decisions: dict[Asked, Decision] = field(default_factory=dict)  # made before, by what was asked
 
 
 class TooBig(Refusal):
@@ -58,10 +61,18 @@ class Opened:
         threads: int,
         budget: int,
         clock: Callable[[], float] = time.monotonic,
+        lanes: int = 1,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`budget`: bytes of all open versions together; `changed` is told after one was opened or closed."""
-        self._device, self._threads, self._budget, self._clock = device, threads, budget, clock
+        """
+        Args:
+            threads: of one graph call; 0 = one, so that calls side by side do not wait for each other's threads.
+            budget: bytes of all open versions together.
+            lanes: graph calls of one version that may run at the same time on the CPU.
+            changed: is told after a version was opened or closed.
+        """
+        self._device, self._threads, self._budget, self._clock = device, threads or 1, budget, clock
+        self._lanes = lanes
         self.changed = changed
         self._open: dict[str, Served] = {}  # by place
         self._used: dict[str, float] = {}  # place -> when it was last asked for
@@ -92,7 +103,7 @@ class Opened:
             if served is None:
                 size = self._expected(resolved)
                 self._make_room(size, place)
-                served = _load(resolved, self._device, self._threads, size)
+                served = _load(resolved, self._device, self._threads, self._lanes, size)
                 with self._lock:
                     self._open[place], self._used[place] = served, self._clock()
                 self._make_room(0, place)
@@ -152,26 +163,19 @@ class Opened:
             self.changed()
 
 
-def _load(resolved: Resolved, device: Device, threads: int, expected: int) -> Served:
+def _load(resolved: Resolved, device: Device, threads: int, lanes: int, expected: int) -> Served:
     before = _resident()
     try:
-        scorer = Scorer(open_bundle(resolved.path), device, threads or 1, spin=False)
+        scorer = Scorer(open_bundle(resolved.path), device, threads, spin=False)
     except NotFound as error:
         raise Damaged(
             f"The bundle of {resolved.name} version {resolved.version} is not in VAEGIS_HOME any more; import it "
             "again or restore the home from a backup."
         ) from error
-    batcher = Batcher(scorer, scorer.graph.warm(), _lanes(scorer.device, threads))
+    batcher = Batcher(scorer, scorer.graph.warm(), 1 if scorer.device == "cuda" else lanes)
     clean = scorer.calibration.groups[ALL].terms["score"].values
     low, middle, high = np.quantile(clean, (0.25, 0.5, 0.75)).tolist()
     return Served(resolved, scorer, middle, (high - low) or 1.0, max(expected, _resident() - before), batcher)
-
-
-def _lanes(device: str, threads: int) -> int:
-    """Graph calls that may run at the same time: together they use the cores that there are."""
-    if device == "cuda":
-        return 1
-    return max(1, len(os.sched_getaffinity(0)) // (threads or 1))
 
 
 def _resident() -> int:

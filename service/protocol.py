@@ -25,6 +25,7 @@ from uvicorn.server import ServerState
 
 from service.errors import PROBLEM, body
 from service.settings import Settings
+from service.whole import Whole
 
 HEAD_BYTES = 65_536  # of a request line and its headers, or of a chunked body's trailers
 GRACE_SECONDS = 5.0  # before a rate is asked for; how long a client is given to read why it was cut off
@@ -100,6 +101,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = Whole(transport, self.loop)  # type: ignore[assignment]
         self._most.watch(self.loop, self.connections)
         over = len(self.connections) - self._most.connections
         if over > 0:

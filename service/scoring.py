@@ -14,6 +14,7 @@ from service.state import Service
 from service.tracing import passed
 
 LATE = "The deadline that the request set passed before it was scored. Set a later deadline_ms, or send fewer samples."
+DECISIONS_MOST = 64  # of a version, that are remembered
 
 
 async def judge(
@@ -65,6 +66,12 @@ def decision_for(
     Raises:
         Refusal: an alpha out of range or beyond what the clean samples can support, an unknown term or group.
     """
-    if alpha is None and threshold is None:
-        alpha = served.scorer.bundle.manifest.alpha
-    return decide(served.scorer.calibration, alpha, threshold, decide_by, group)
+    asked = (alpha, threshold, decide_by, group)
+    found = served.decisions.get(asked)
+    if found is None:
+        if alpha is None and threshold is None:
+            alpha = served.scorer.bundle.manifest.alpha
+        found = decide(served.scorer.calibration, alpha, threshold, decide_by, group)
+        if len(served.decisions) < DECISIONS_MOST:
+            served.decisions[asked] = found
+    return found

@@ -78,6 +78,7 @@ def serve(
         uvicorn.Config(
             app,
             ws="none",
+            proxy_headers=False,  # nothing here asks who is behind the proxy
             log_config=None,
             access_log=False,
             server_header=False,

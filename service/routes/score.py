@@ -24,7 +24,7 @@ from models.inputs.options import Limits
 from models.sources.options import listed
 from models.spec import SeriesSpec
 from service import multipart
-from service.answer import render
+from service.answer import check_maps, render
 from service.auth import allow
 from service.live import Served
 from service.routes.controls import parsed
@@ -55,7 +55,8 @@ def _json(served: Served, body: Body) -> Block:
         ) from error
     if not isinstance(data, dict):
         raise Malformed('The JSON body is no object; send {"data": [...]}.')
-    return inputs.from_json(served.scorer.spec, data, roi=served.scorer.bundle.roi, limits=body.limits)
+    truths = b"true" in body.raw or b"false" in body.raw
+    return inputs.from_json(served.scorer.spec, data, roi=served.scorer.bundle.roi, limits=body.limits, truths=truths)
 
 
 def _raw(served: Served, body: Body) -> Block:
@@ -141,9 +142,11 @@ async def score(service: Service, address: str, scope: Scope, receive: Receive) 
                 block = decoding()
             else:
                 block = await anyio.to_thread.run_sync(decoding, limiter=service.admission.limiter)
-        service.metrics.decoding.labels(served.resolved.name).observe(time.perf_counter() - began)
+        service.metrics.of(served).decoding.observe(time.perf_counter() - began)
         scope["vaegis.samples"] = len(block)
         place.hold(len(block), block.parts.nbytes)
+        if controls.maps != "none":
+            check_maps(served.scorer.spec, block, service.settings.max_answer_bytes)
         # The events of a series name the guilty channels, which the maps tell.
         maps = controls.maps != "none" or isinstance(served.scorer.spec, SeriesSpec)
         deadline = None if controls.seconds is None else arrived + controls.seconds
