@@ -42,14 +42,15 @@ class Live:
         threads: int,
         budget: int,
         clock: Callable[[], float] = time.monotonic,
+        lanes: int = 1,
     ) -> None:
-        """`budget`: bytes of memory that all open versions may take together.
+        """See `Opened` for the arguments.
 
         Raises:
             Refusal: the device was asked for and cannot be had.
         """
         self.placed: Placed = placed(device)
-        self.opened = Opened(device, threads, budget, clock)
+        self.opened = Opened(device, threads, budget, clock, lanes)
         self.shadows = Shadows(self.opened.open)
         self._registry, self._servings, self._clock = registry, Servings(registry), clock
         self._routes: dict[str, Route] = {}

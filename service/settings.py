@@ -6,6 +6,7 @@ and a test holds docs/operations.md to that list.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,10 @@ class Settings(BaseSettings):
         description="Where graphs run: cuda is strict, auto takes CUDA where it works and says when it does not.",
     )
     threads: int = Field(
-        default=0, ge=0, le=1024, description="CPU threads of one graph call; 0 leaves it to onnxruntime."
+        default=0,
+        ge=0,
+        le=1024,
+        description="CPU threads of one graph call; 0 means one, and several calls share the cores.",
     )
     concurrency: int = Field(
         default=4, ge=1, le=1024, description="Large bodies and files decoded at the same time; the others wait."
@@ -136,9 +140,19 @@ class Settings(BaseSettings):
         return self.store_url or f"sqlite:///{self.home / 'vaegis.sqlite'}"
 
     @property
+    def lanes(self) -> int:
+        """Graph calls of one version at the same time, so that all workers together use the cores that there are."""
+        return max(1, _cores() // (self.threads or 1) // self.workers)
+
+    @property
     def bundles(self) -> Path:
         """The folder of registered bundles, each under its digest."""
         return self.home / "bundles"
+
+
+def _cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_settings(**options: Any) -> Settings:

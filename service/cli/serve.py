@@ -32,7 +32,7 @@ def serve(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=0, help="CPU threads of one graph call; 0 lets onnxruntime choose.", show_default="0"),
+        typer.Option(min=0, help="CPU threads of one graph call; 0 means one.", show_default="0"),
     ] = None,
     log_level: Annotated[
         str | None, typer.Option(metavar="debug|info|warning|error", help="Least severe lines.", show_default="info")
