@@ -59,14 +59,23 @@ def jpeg_of_scans(count, side=4000):
     return plain[:-2] + plain[scan:-2] * count + plain[-2:]
 
 
+OTHERS = set()  # decoders of services that other tests use
+
+
+@pytest.fixture(autouse=True)
+def others():
+    OTHERS.clear()
+    OTHERS.update(children())
+
+
 def children():
-    """Decoders of this process that have not ended, by their id."""
+    """Decoders of the test that have not ended, by their id."""
     found = []
     for task in Path("/proc/self/task").iterdir():
         for pid in map(int, (task / "children").read_text().split()):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-            if b"service.decoder" in command and state != "Z":
+            if b"service.decoder" in command and state != "Z" and pid not in OTHERS:
                 found.append(pid)
     return found
 
@@ -236,14 +245,16 @@ def test_decoded_images_are_counted_before_they_are_received(decoders):
 
 
 def test_one_broken_file_of_a_request_is_unjudged(fill, tmp_path):
-    """Over HTTP: the bomb and the torn file are unjudged with a reason each, the others judged, the service unharmed."""
+    """Over HTTP: the bomb and the torn file are unjudged with a reason each, the others are judged."""
     settings = fill(tmp_path / "home").model_copy(update={"decode_seconds": 1, "decoders": 1})
     good = encoded(np.full((4, 4), 110, np.uint8))
     with serving(settings) as client:
         assert client.score("image", {"data": [[[110] * 4] * 4]})[0] == 200
         assert client.score("image", bytes([110] * 16), "application/octet-stream")[0] == 200
         assert children() == []  # neither needs a decoder
-        form = multipart([("a.png", good), ("bomb.jpg", jpeg_of_scans(20_000)), ("torn.png", good[:40]), ("b.png", good)])
+        form = multipart(
+            [("a.png", good), ("bomb.jpg", jpeg_of_scans(20_000)), ("torn.png", good[:40]), ("b.png", good)]
+        )
         status, answer = client.score("image", *form)
         assert status == 200, answer
         a, bomb, torn, b = answer["results"]
@@ -259,7 +270,7 @@ def test_one_broken_file_of_a_request_is_unjudged(fill, tmp_path):
 
 
 def test_drafts_are_the_same_wherever_the_file_is_read(decoders):
-    """A JPEG 16 times as large as the graph's input is decoded at a quarter of its size, by the fit and by a decoder."""
+    """A JPEG 16 times as large as the graph's input is decoded at a quarter of its size, here and by a decoder."""
     spec = ImageSpec(height=32, width=32, channels=3, fit="resize", draft=True)
     y, x = np.mgrid[:512, :512]
     wave = np.stack([127 + 90 * np.sin(x / 40), 127 + 90 * np.sin(y / 60), (x + y) / 4.02], -1).astype(np.uint8)
