@@ -63,13 +63,15 @@ def serve(
     from service.auth import check_exposure
     from service.store.keys import Keys
     from service.store.registry import Registry
+    from service.tls import certificate
 
     logs.configure(settings.log_level, settings.log_format)
     with Registry.open(settings) as registry:
         check_exposure(settings.host, Keys(registry.database))
+    scheme = "https" if certificate(settings) else "http"
     listening = _listen(settings.host, settings.port)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{shown}:{listening.getsockname()[1]}"
+    url = f"{scheme}://{shown}:{listening.getsockname()[1]}"
     said = f"Vaegis listens on {url} (documentation: {url}/docs, {{}}). Ctrl+C ends it."
     if settings.workers == 1:
         from service.server import serve as serve_here

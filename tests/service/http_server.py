@@ -40,9 +40,9 @@ class Client:
         status, _, raw = self.call("POST", f"/v1/models/{model}/score{query}", body, kind, headers)
         return status, json.loads(raw)
 
-    def metrics(self, name):
+    def metrics(self, name, headers=None):
         """Label text -> value of a metric's samples."""
-        lines = self.call("GET", "/metrics")[2].decode().splitlines()
+        lines = self.call("GET", "/metrics", headers=headers)[2].decode().splitlines()
         found = [line.rsplit(" ", 1) for line in lines if line.startswith((name + "{", name + " "))]
         return {labels.removeprefix(name): float(value) for labels, value in found}
 
