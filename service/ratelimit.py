@@ -1,8 +1,8 @@
 """How much a key may ask: a bucket of samples that refills at the key's rate and holds a second's worth.
 
-What a request costs is known only when it was read, so it is admitted while anything is left and pays afterwards: a
-large one leaves the bucket in debt, and the key waits until that is made good. Over time no key gets more than its
-rate. A request costs its samples, and at least one.
+What a request costs is known only when it was read, so it is admitted while there is one sample left, and pays for the
+others afterwards: a large one leaves the bucket in debt, and the key waits until that is made good. Over time no key
+gets more than its rate. A request costs its samples, and at least one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from models.errors import Refusal
 
+EPSILON = 1e-6  # what rounding may take from a sample
 KEPT = 10_000  # buckets; beyond that, full ones are forgotten
 
 
@@ -53,8 +54,8 @@ class Rates:
         if not per_second:
             return
         bucket = self._filled(caller, per_second)
-        if bucket.level <= 0:
-            seconds = math.ceil(max(1.0, -bucket.level) / per_second)
+        if bucket.level < 1 - EPSILON:
+            seconds = math.ceil((1 - bucket.level) / per_second)
             raise TooMany(
                 f"This key may ask for {per_second:g} samples a second and has had them; come back in {seconds} s, or "
                 "ask whoever runs the service for a higher rate.",
@@ -73,7 +74,7 @@ class Rates:
         bucket = self._buckets.get(caller)
         if bucket is None:
             if len(self._buckets) >= KEPT:
-                self._buckets = {k: b for k, b in self._buckets.items() if b.level <= 0}
+                self._buckets = {k: b for k, b in self._buckets.items() if b.level < 1}
             bucket = self._buckets[caller] = _Bucket(most, now)
         bucket.level = min(most, bucket.level + (now - bucket.at) * rate)
         bucket.at = now
