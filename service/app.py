@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -16,14 +18,15 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from models.sessions import Cuda
 from service import errors, tracing
 from service.auth import OPEN_FOLDER, Gate, is_loopback
 from service.decoding import Decoders
 from service.live import Live
-from service.metrics import Metrics
+from service.metrics import SHARED, Metrics
 from service.middleware import Envelope
 from service.protocol import REFUSED
-from service.ratelimit import Rates
+from service.ratelimit import Rates, SharedBuckets
 from service.routes import health, models, oip, score, score_docs
 from service.settings import Settings
 from service.state import Admission, Service
@@ -61,7 +64,14 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     spans = tracing.provider(release)
     registry = Registry.open(settings)
     try:
-        live = Live(registry, settings.device, settings.threads, settings.model_bytes, lanes=settings.lanes)
+        live = Live(
+            registry,
+            settings.device,
+            settings.threads,
+            settings.model_bytes,
+            lanes=settings.lanes,
+            cuda=Cuda(settings.cuda_graphs, settings.home / "tensorrt" if settings.tensorrt else None),
+        )
     except BaseException:
         registry.close()
         raise
@@ -109,7 +119,8 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     errors.install(app)
     admission = Admission(settings.queue_samples, settings.queue_bytes, settings.concurrency)
     service = Service(settings, registry, live, metrics, decoders, admission)
-    rates = Rates(settings.rate)
+    shared = os.environ.get(SHARED)  # a folder, where this is one of several workers
+    rates = Rates(settings.rate, SharedBuckets(Path(shared) / "rates") if shared else None)
     layers = app.build_middleware_stack
 
     def build() -> ASGIApp:
