@@ -56,7 +56,7 @@ def placed(device: Device) -> Placed:
 
 
 def open_session(
-    raw: bytes, device: Device = "auto", threads: int = 0, spin: bool = True, cuda: Cuda = Cuda()
+    raw: bytes, device: Device = "auto", threads: int = 0, spin: bool = True, cuda: Cuda | None = None
 ) -> tuple[ort.InferenceSession, str]:
     """An onnxruntime session from a graph's bytes, and the device it really runs on.
 
@@ -75,7 +75,7 @@ def open_session(
     if device != "cpu" and CUDA in ort.get_available_providers() and has_gpu():
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
-        wanted = [*_providers(cuda), CPU]
+        wanted = [*_providers(cuda or Cuda()), CPU]
     session = ort.InferenceSession(raw, options, providers=wanted)
     held = session.get_providers()
     got = "cuda" if CUDA in held else "cpu"
@@ -84,7 +84,7 @@ def open_session(
             "Device cuda was asked for, but onnxruntime has no working CUDA provider here (it needs a GPU, CUDA 13 "
             "and cuDNN 9). Install them or ask for device cpu."
         )
-    if cuda.tensorrt is not None and got == "cuda" and TENSORRT not in held:
+    if cuda is not None and cuda.tensorrt is not None and got == "cuda" and TENSORRT not in held:
         raise Refusal(
             "TensorRT was asked for, but onnxruntime has no working TensorRT provider here. Install TensorRT 10 or "
             "leave VAEGIS_TENSORRT off."

@@ -17,7 +17,7 @@ from hashlib import blake2b
 import structlog
 
 from models.errors import NotFound, Refusal
-from models.sessions import Device, Placed, placed
+from models.sessions import Cuda, Device, Placed, placed
 from service.errors import NotReady, Unloaded
 from service.opened import Opened, Served
 from service.shadow import Shadows
@@ -43,6 +43,7 @@ class Live:
         budget: int,
         clock: Callable[[], float] = time.monotonic,
         lanes: int = 1,
+        cuda: Cuda = Cuda(),
     ) -> None:
         """See `Opened` for the arguments.
 
@@ -50,7 +51,7 @@ class Live:
             Refusal: the device was asked for and cannot be had.
         """
         self.placed: Placed = placed(device)
-        self.opened = Opened(device, threads, budget, clock, lanes)
+        self.opened = Opened(device, threads, budget, clock, lanes, cuda)
         self.shadows = Shadows(self.opened.open)
         self._registry, self._servings, self._clock = registry, Servings(registry), clock
         self._routes: dict[str, Route] = {}

@@ -20,7 +20,7 @@ from models.bundle import SCORE, open_bundle
 from models.calibration import ALL, Decision
 from models.errors import Damaged, NotFound, Refusal
 from models.scorer import Scorer
-from models.sessions import Device
+from models.sessions import Cuda, Device
 from service.batching import Batcher
 from service.store.registry import Resolved
 
@@ -62,6 +62,7 @@ class Opened:
         budget: int,
         clock: Callable[[], float] = time.monotonic,
         lanes: int = 1,
+        cuda: Cuda = Cuda(),
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         """
@@ -69,10 +70,11 @@ class Opened:
             threads: of one graph call; 0 = one, so that calls side by side do not wait for each other's threads.
             budget: bytes of all open versions together.
             lanes: graph calls of one version that may run at the same time on the CPU.
+            cuda: what is done on a GPU beyond running there.
             changed: is told after a version was opened or closed.
         """
         self._device, self._threads, self._budget, self._clock = device, threads or 1, budget, clock
-        self._lanes = lanes
+        self._lanes, self._cuda = lanes, cuda
         self.changed = changed
         self._open: dict[str, Served] = {}  # by place
         self._used: dict[str, float] = {}  # place -> when it was last asked for
@@ -103,7 +105,7 @@ class Opened:
             if served is None:
                 size = self._expected(resolved)
                 self._make_room(size, place)
-                served = _load(resolved, self._device, self._threads, self._lanes, size)
+                served = _load(resolved, self._device, self._threads, self._lanes, self._cuda, size)
                 with self._lock:
                     self._open[place], self._used[place] = served, self._clock()
                 self._make_room(0, place)
@@ -163,10 +165,10 @@ class Opened:
             self.changed()
 
 
-def _load(resolved: Resolved, device: Device, threads: int, lanes: int, expected: int) -> Served:
+def _load(resolved: Resolved, device: Device, threads: int, lanes: int, cuda: Cuda, expected: int) -> Served:
     before = _resident()
     try:
-        scorer = Scorer(open_bundle(resolved.path), device, threads, spin=False)
+        scorer = Scorer(open_bundle(resolved.path), device, threads, spin=False, cuda=cuda)
     except NotFound as error:
         raise Damaged(
             f"The bundle of {resolved.name} version {resolved.version} is not in VAEGIS_HOME any more; import it "

@@ -44,6 +44,13 @@ class Settings(BaseSettings):
         default="auto",
         description="Where graphs run: cuda is strict, auto takes CUDA where it works and says when it does not.",
     )
+    cuda_graphs: bool = Field(
+        default=True, description="On a GPU, record each batch size once and replay it, where the model allows that."
+    )
+    tensorrt: bool = Field(
+        default=False,
+        description="On a GPU, run graphs by TensorRT, which must be installed; its engines are kept in the home.",
+    )
     threads: int = Field(
         default=0,
         ge=0,
