@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import signal
 import socket
 import struct
@@ -75,6 +74,8 @@ def main() -> None:
 
 def _limit(memory: int) -> None:
     """Leaves this process `memory` bytes beside what it has, and takes away what decoding does not need."""
+    import resource
+
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a C library has to say of a broken file
     try:
         with open("/proc/self/statm") as file:
@@ -89,6 +90,8 @@ def _limit(memory: int) -> None:
 
 def _allow_time(seconds: int) -> None:
     """Gives the next image its seconds on the CPU; past them the system ends the process."""
+    import resource
+
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(used.ru_utime + used.ru_stime) + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))

@@ -57,7 +57,9 @@ class Decoders:
             seconds: that decoding one image may take.
             lost: told the reason of every decoder that was lost.
         """
-        self._processes, self._memory, self._seconds, self._lost = processes, memory, seconds, lost
+        # Elsewhere a process is given no socket as its standard input, and no limits.
+        self._processes = processes if os.name == "posix" else 0
+        self._memory, self._seconds, self._lost = memory, seconds, lost
         self._free: LifoQueue[_Decoder | None] = LifoQueue()  # the last one used first: its memory is warm
         for _ in range(processes):
             self._free.put(None)
