@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Annotated
 
 import typer
 
 from models.errors import Refusal
+
+OTHER_FILES = 320  # open beside the connections: the store, models, decoders, connections being refused
 
 
 def serve(
@@ -68,6 +71,7 @@ def serve(
     logs.configure(settings.log_level, settings.log_format)
     with Registry.open(settings) as registry:
         check_exposure(settings.host, Keys(registry.database))
+    _allow_open_files(settings.connections + OTHER_FILES)
     scheme = "https" if certificate(settings) else "http"
     listening = _listen(settings.host, settings.port)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -82,6 +86,18 @@ def serve(
 
     typer.echo(said.format(f"workers: {settings.workers}"))
     raise typer.Exit(Workers(settings, listening, settings.workers).run())
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Raises the limit of open files of this process and of the workers it starts, as far as the system lets it."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:
