@@ -178,9 +178,9 @@ def _pieces(sizes: Sequence[int], processes: int) -> deque[list[int]]:
     for the ways there and back not to count."""
     most = min(MOST_BYTES, max(LEAST_BYTES, sum(sizes) // (2 * processes)))
     pieces: deque[list[int]] = deque()
-    held = most
+    held = 0
     for at, size in enumerate(sizes):
-        if held + size > most or len(pieces[-1]) == FILES:
+        if not pieces or held + size > most or len(pieces[-1]) == FILES:
             pieces.append([])
             held = 0
         pieces[-1].append(at)

@@ -153,6 +153,9 @@ class Connection(HttpToolsProtocol):
             what = "What was sent is no HTTP/1.1 request. Send one, and https only where the service speaks it."
             self._refuse(400, "Malformed request", what, "malformed_request")
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: a client may ask for another protocol, and is answered in this one."""
+
     def check(self, now: float, passed: float) -> None:
         """Cuts the client off where it was too slow; called by the timer, `passed` seconds after the last time."""
         if self.transport.is_closing():

@@ -100,7 +100,7 @@ def test_pixels_are_those_of_the_fit(decoders):
     """Whatever the format, and however many there are at a time."""
     pool = decoders(2)
     grey, colour, deep = noise(9, 7), noise(9, 7, 3), noise(9, 7, dtype=np.uint16)
-    files = [encoded(grey), encoded(colour, "JPEG"), encoded(grey, "BMP"), encoded(colour, "TIFF"), b"no image", b""]
+    files = [b"", encoded(grey), encoded(colour, "JPEG"), encoded(grey, "BMP"), encoded(colour, "TIFF"), b"no image"]
     for spec in (ANY, ImageSpec(9, 7, 3), ImageSpec(4, 4, 3, tile=True), ImageSpec(5, 5, 1, fit="resize", depth=16)):
         data = [*files, *[encoded(noise(9, 7)) for _ in range(90)], encoded(deep)]
         here, there = list(read_here(data, spec, LIMITS)), list(pool.read(data, spec, LIMITS))
