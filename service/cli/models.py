@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from models.errors import Refusal
+from service.cli.options import Columns, Device, Key, Rows, Source, kept, reading
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -147,6 +150,43 @@ def shadow(
     _trialled(name, now, said if now.shadow is not None else f"{name} has no shadow now.", as_json)
 
 
+@app.command()
+def half(
+    source: Source,
+    model: Annotated[str, typer.Option("--model", help="The model: NAME, NAME@VERSION or NAME@ALIAS.")],
+    key: Key = None,
+    columns: Columns = None,
+    rows: Rows = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Register a version in half precision, which a GPU runs faster, if it decides as the one it is made of.
+
+    SOURCE holds clean samples that the model was not fitted on: they prove it, and calibrate it anew.
+    """
+    from models import inputs
+    from models.bundle import open_bundle
+    from models.half import half_bundle
+    from models.sources import open_source
+
+    if device not in ("auto", "cuda", "cpu"):
+        raise Refusal(f"--device {device} is unknown; write auto, cuda or cpu.")
+    with _registry() as registry, TemporaryDirectory(prefix="vaegis-half-") as folder:
+        of = registry.resolve(model)
+        bundle = open_bundle(of.path)
+        opened = open_source(source, reading(bundle.spec.kind, key, columns, rows=rows))
+        blocks = inputs.blocks(opened, bundle.spec, roi=bundle.roi)
+        made, found = half_bundle(bundle, blocks, Path(folder) / "half", cast(Any, device))
+        added = registry.add(of.name, made.path, by=_who())
+    worst = min(found.rank.values())
+    if as_json:
+        _json({"name": of.name, "version": added.version, "digest": added.digest, **asdict(found)})
+        return
+    flips = f"{found.flips}, all near the threshold," if found.flips else "none"
+    typer.echo(f"{found.samples} clean samples: ranks agree to {worst:.6f}; {flips} decided differently.")
+    typer.echo(kept(added, of.name) + ".")
+
+
 def _trial(address: str, end: bool) -> tuple[str, str | None]:
     name, _, target = address.partition("@")
     if end:
@@ -197,8 +237,6 @@ def _who() -> str:
 
 
 def _plain(model: Model) -> dict[str, object]:
-    from dataclasses import asdict
-
     return asdict(model)
 
 
