@@ -76,6 +76,7 @@ def open_session(
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
         wanted = [*_providers(cuda or Cuda()), CPU]
+        options.use_deterministic_compute = True
     session = ort.InferenceSession(raw, options, providers=wanted)
     held = session.get_providers()
     got = "cuda" if CUDA in held else "cpu"
@@ -104,7 +105,10 @@ def _fallback(gpu: bool) -> str:
 
 def _providers(cuda: Cuda) -> list[Any]:
     """CUDA, with TensorRT before it where that is wanted."""
-    found: list[Any] = [(CUDA, {"enable_cuda_graph": "1" if cuda.graphs else "0"})]
+    # Scores are compared with a calibration made in whole single precision, and repeat bit for bit: no TF32, and no
+    # search for the fastest convolution, which may end differently each time.
+    exact = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    found: list[Any] = [(CUDA, {"enable_cuda_graph": "1" if cuda.graphs else "0", **exact})]
     if cuda.tensorrt is not None:
         cuda.tensorrt.mkdir(parents=True, exist_ok=True)
         cache = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cuda.tensorrt)}

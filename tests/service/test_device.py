@@ -114,7 +114,8 @@ def test_auto_says_once_why_it_runs_on_the_cpu_and_cuda_refuses(caplog):
 
 
 def test_the_providers_asked_for(tmp_path):
-    assert sessions._providers(Cuda()) == [("CUDAExecutionProvider", {"enable_cuda_graph": "0"})]
+    ((name, plain),) = sessions._providers(Cuda())
+    assert name == "CUDAExecutionProvider" and (plain["enable_cuda_graph"], plain["use_tf32"]) == ("0", "0")
     (engine, options), (cuda, _) = sessions._providers(Cuda(graphs=True, tensorrt=tmp_path / "engines"))
     assert (engine, cuda) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
     assert Path(options["trt_engine_cache_path"]).is_dir() and options["trt_cuda_graph_enable"] == "1"
