@@ -322,3 +322,10 @@ def test_settings_that_cannot_be(monkeypatch):
     monkeypatch.setenv("VAEGIS_THREADS", "3")
     assert read_settings(port=None).threads == 3
     assert read_settings(threads=5).threads == 5
+
+
+def test_alerts_speak_of_metrics_that_there_are():
+    guide = (DOCS / "operations.md").read_text()
+    rules = (DOCS.parent / "deploy" / "alerts.yml").read_text()
+    spoken = {re.sub("_(bucket|count|sum)$", "", name) for name in re.findall(r"vaegis_[a-z_]+", rules)}
+    assert spoken and [n for n in sorted(spoken) if n not in guide and not n.startswith("vaegis_process_")] == []
