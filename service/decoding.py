@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from queue import LifoQueue
 
 import numpy as np
@@ -137,7 +138,7 @@ class _Task:
 
     def __init__(self, files: Sequence[bytes], spec: ImageSpec, limits: Limits, processes: int) -> None:
         self.files, self.spec, self.limits = files, spec, limits
-        self.head = json.dumps(to_json(spec)).encode()
+        self.head = _written(spec)
         why = "too many images of this request broke their decoders, so it was not tried; send it in another request"
         self.results: list[Pixels | Unreadable] = [Unreadable(why)] * len(files)
         self.pieces = _pieces([len(f) for f in files], processes)
@@ -171,6 +172,11 @@ class _Task:
         """Leaves nothing more to be taken."""
         with self._lock:
             self.pieces.clear()
+
+
+@lru_cache(maxsize=64)
+def _written(spec: ImageSpec) -> bytes:
+    return json.dumps(to_json(spec)).encode()
 
 
 def _pieces(sizes: Sequence[int], processes: int) -> deque[list[int]]:
