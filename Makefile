@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-slow check acceptance wheel clean bench-quality bench-calibration bench-speed bench-choose
+.PHONY: help setup demo serve test test-slow check acceptance wheel clean bench-quality bench-calibration bench-serving bench-speed bench-choose
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ bench-quality: $(STAMP) ## detection quality on the data sets in ../shared/data 
 
 bench-calibration: $(STAMP) ## false alarms and p-values against truth on the same data
 	$(BIN)/python -m tests.bench.calibration $(if $(QUICK),--panel small)
+
+bench-serving: $(STAMP) ## serving against FastAPI, MLServer, LitServe, BentoML and the bare runtime (QUICK=1: short)
+	$(BIN)/python -m tests.bench.serving
 
 bench-speed: $(STAMP) ## fit time, scoring against bare onnxruntime, memory
 	$(BIN)/python -m tests.bench.speed
