@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from models import spec as specs
 from models.calibration import ALL, Calibration, decide, smallest_alpha
@@ -117,7 +117,7 @@ class PromoteIn(BaseModel):
     """Which version an alias shall point at."""
 
     model_config = ConfigDict(extra="forbid")
-    version: int | str = Field(description="A version's number, or an alias to follow.", examples=[2])
+    version: StrictInt | str = Field(description="A version's number, or an alias to follow.", examples=[2])
     alias: str = Field(default=CHAMPION, description="The alias to move.")
 
 
@@ -132,7 +132,7 @@ class CanaryIn(BaseModel):
     """Which version shall answer which share of the champion's requests."""
 
     model_config = ConfigDict(extra="forbid")
-    version: int | str = Field(description="A version's number, or an alias.", examples=[2])
+    version: StrictInt | str = Field(description="A version's number, or an alias.", examples=[2])
     share: float = Field(gt=0, lt=1, description="Of the requests that name no other version.", examples=[0.05])
 
 
@@ -140,7 +140,7 @@ class ShadowIn(BaseModel):
     """Which version shall score the champion's traffic too."""
 
     model_config = ConfigDict(extra="forbid")
-    version: int | str = Field(description="A version's number, or an alias.", examples=[2])
+    version: StrictInt | str = Field(description="A version's number, or an alias.", examples=[2])
 
 
 class ShadowOut(BaseModel):
@@ -213,7 +213,7 @@ def show_model(model: str, service: Shared) -> ModelDetail:
 def promote(model: str, body: PromoteIn, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> Moved:
     """Points an alias, `champion` if none is named, at a version. The version is opened first, so that one that cannot
     be served is not promoted and the first request need not wait. Needs the scope `admin`."""
-    service.live.opened.open(service.registry.resolve(f"{model}@{body.version}"))
+    _open(service, model, body.version)
     moved = service.registry.promote(model, body.version, body.alias, caller.name)
     service.live.look(now=True)
     return _moved(model, moved)
@@ -238,7 +238,7 @@ _CHANGES = problems(400, 401, 403, 404, 413, 422, 503, 507)
 def set_canary(model: str, body: CanaryIn, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
     """A request is told apart by its `X-Request-ID`: the same id always gets the same version, and every answer names
     the one that gave it. The version is opened first. A promotion of the champion ends it. Needs the scope `admin`."""
-    service.live.opened.open(service.registry.resolve(f"{model}@{body.version}"))
+    _open(service, model, body.version)
     return _set(service, Servings(service.registry).canary(model, body.version, body.share, caller.name))
 
 
@@ -252,7 +252,7 @@ def end_canary(model: str, service: Shared, caller: Annotated[Caller, Depends(ad
 def set_shadow(model: str, body: ShadowIn, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
     """The version scores what the champion scores, after the answer was given; its verdicts are counted and never
     returned. It is opened first. A promotion of the champion ends it. Needs the scope `admin`."""
-    service.live.opened.open(service.registry.resolve(f"{model}@{body.version}"))
+    _open(service, model, body.version)
     return _set(service, Servings(service.registry).shadow(model, body.version, caller.name))
 
 
@@ -285,6 +285,13 @@ def show_shadow(model: str, service: Shared) -> ShadowOut:
         dropped=found.samples["dropped"],
         rank_correlation=found.rank_correlation,
     )
+
+
+def _open(service: Service, model: str, version: int | str) -> None:
+    """Opens a version, so that nothing is moved to one that cannot be served."""
+    if "@" in model:
+        raise Refusal(f"{model[:70]!r} names one version; give the model's name alone, and the version in the body.")
+    service.live.opened.open(service.registry.resolve(f"{model}@{version}"))
 
 
 def _set(service: Service, serving: Serving) -> ServingOut:

@@ -93,11 +93,14 @@ def test_trials_over_http_refuse_with_a_sentence(home):
             ("PUT", "canary", {"version": 9, "share": 0.5}, 404, "'9'"),
             ("PUT", "shadow", {"version": "champion"}, 422, "champion"),
             ("PUT", "shadow", {"version": 2, "share": 0.5}, 422, "share"),
+            ("PUT", "shadow", {"version": True}, 422, "version"),
             ("PUT", "shadow", ["x"], 422, ""),
             ("POST", "shadow", {"version": 2}, 405, "POST"),
         ):
             got, problem = ask(client, method, path, body)
             assert got == status and word in problem["detail"], problem
+        status, _, raw = client.call("PUT", "/v1/models/vector@2/shadow", b'{"version": 2}', JSON)
+        assert status == 422 and b"'vector@2' names one version" in raw
 
 
 def test_requests_with_a_threshold_of_their_own_and_those_behind_are_dropped(home):
