@@ -22,6 +22,7 @@ from models.errors import Malformed, Refusal, TooLarge, UnsupportedType
 from models.inputs.conditions import declare
 from models.inputs.images import Mask, fitted_roi, image_block, take_image
 from models.inputs.options import LIMITS, Limits
+from models.inputs.packed import check_arrow
 from models.inputs.rows import (
     Rows,
     batch_values,
@@ -156,13 +157,14 @@ def from_arrow(spec: InputSpec, body: bytes, *, limits: Limits = LIMITS) -> Bloc
         Malformed: no Arrow stream, or no rows.
         Refusal: missing or non-numeric columns, timestamps that do not ascend.
         UnsupportedType: the model takes images.
-        TooLarge: more rows than the limit.
+        TooLarge: more rows than the limit, or more bytes once they are unpacked.
     """
     if isinstance(spec, ImageSpec):
         raise UnsupportedType(
             "The model takes images, which an Arrow stream does not hold; send files (multipart), an .npy, or "
             "raw bytes."
         )
+    check_arrow(body, limits)
     try:
         with pa.ipc.open_stream(pa.BufferReader(body)) as reader:
             schema, batches = reader.schema, list(reader)

@@ -13,6 +13,7 @@ from models.blocks import Block
 from models.errors import Malformed, Refusal, TooLarge
 from models.inputs.images import Mask, Taken, fitted_roi, image_block, take_pixels, unreadable
 from models.inputs.options import LIMITS, Limits
+from models.inputs.packed import check_parquet
 from models.inputs.rows import Rows, table_rows, wanted_by
 from models.inputs.stream import row_blocks
 from models.pixels import Pixels, Unreadable, read
@@ -65,6 +66,7 @@ def from_files(
     for name, data in files:
         if looks_like_image(data):
             raise Refusal(f"{name} is an image, and the model takes {describe(spec)}; send csv or Parquet files.")
+        check_parquet(name, data, limits)
         opener = partial(open_table, name, data)
         whole: list[Rows] = []
         for chunk in table_rows(name, opener, SourceOptions(), wanted, len(files) == 1):
