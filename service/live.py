@@ -150,6 +150,7 @@ class Live:
                         "model in service", model=name, version=served.resolved.version, device=served.scorer.device
                     )
             except Refusal as error:
+                self._failed[name] = str(error)
                 log.error("model cannot be served", model=name, reason=str(error))
             self._waiting = self._waiting[1:]
 
@@ -172,9 +173,11 @@ class Live:
 
         While the store cannot be reached, what is known stays in service.
         """
+        if not now and self._clock() < self._fresh_until:
+            return
         with self._looking:
             if not now and self._clock() < self._fresh_until:
-                return
+                return  # somebody else has just looked
             try:
                 states = self._servings.states()
             except Unavailable as error:

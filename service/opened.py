@@ -119,11 +119,12 @@ class Opened:
         self._forget([s.resolved.place for s in self.all() if s.resolved.name == name])
 
     def fits(self, resolved: Resolved) -> bool:
-        """Whether a version can be opened without closing another."""
-        try:
-            return self._expected(resolved) + sum(s.bytes for s in self.all()) <= self._budget
-        except Refusal:
-            return False
+        """Whether a version can be opened without closing another.
+
+        Raises:
+            TooBig: it cannot be opened at all.
+        """
+        return self._expected(resolved) + sum(s.bytes for s in self.all()) <= self._budget
 
     def all(self) -> tuple[Served, ...]:
         """The versions that are open."""

@@ -109,11 +109,24 @@ def test_versions_are_closed_by_least_recent_use_within_the_budget(registry):
     assert live.get("series").resolved.name == "series"
 
 
+def test_champions_beyond_the_budget_wait_to_be_asked_for(registry):
+    sizes = [2 * (registry.resolve(n).path / "score.onnx").stat().st_size for n in ("image", "series", "vector")]
+    live = Live(registry, "cpu", 1, max(sizes))
+    live.start()
+    assert len(live.served()) == 1 and live.check() == ()
+    assert live.get("vector").resolved.name == live.get("vector@1").resolved.name == "vector"
+    assert [s.resolved.name for s in live.served()] == ["vector"]
+
+
 def test_a_version_beyond_the_whole_budget_is_refused(registry):
     live = Live(registry, "cpu", 1, 100)
     with pytest.raises(TooBig, match="Version 1 of image needs about 1 MiB.*VAEGIS_MODEL_BYTES") as error:
         live.get("image")
     assert error.value.status == 507 and live.served() == ()
+    live = Live(registry, "cpu", 1, 100)
+    live.start()
+    with pytest.raises(Refusal, match="cannot be served.*VAEGIS_MODEL_BYTES"):
+        live.check()
 
 
 def test_a_bundle_that_has_gone_is_named_without_its_path(registry, tmp_path):
