@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.routes import oip_docs
 from service.routes.problems import Problem, problems
 from service.routes.score import PATH
 
@@ -240,7 +241,7 @@ def operation() -> dict[str, Any]:
 
 
 def complete(app: FastAPI) -> dict[str, Any]:
-    """The whole OpenAPI document: what FastAPI derives, the scoring route, errors and keys."""
+    """The whole OpenAPI document: what FastAPI derives, the scoring routes, errors and keys."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
@@ -250,7 +251,7 @@ def complete(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
             tags=app.openapi_tags,
         )
-        document["paths"] = {PATH: {"post": operation()}, **document["paths"]}
+        document["paths"] = {PATH: {"post": operation()}, **document["paths"], **oip_docs.paths()}
         parts = document.setdefault("components", {})
         parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
         parts["securitySchemes"] = {
