@@ -28,8 +28,8 @@ Floats = NDArray[np.float64]
 BATCH_VALUES = 2**18  # values per graph call: enough to fill a core, small enough to stay in its cache
 BATCH_MOST = 1024
 CUDA_VALUES = 2**24  # a GPU is filled by more
-# How far waiting requests are gathered into one call: see `Graph.warm`.
-QUICK_SECONDS, SLOW_SECONDS, PAYS = 0.008, 0.05, 1.2
+# See `Pace`.
+SOON_SECONDS, QUICK_SECONDS, SLOW_SECONDS, PAYS = 0.0005, 0.006, 0.05, 1.2
 
 OK, ANOMALOUS, UNJUDGED = "ok", "anomalous", "unjudged"
 
@@ -95,6 +95,14 @@ class Verdicts:
         return len(self.status)
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How many parts a graph is best called with."""
+
+    best: int  # the most that are done within a few milliseconds, or up to which doubling made more of each second
+    soon: int  # so few that they are done sooner than a thread could be told to do them; may be 0
+
+
 class Graph:
     """A score graph, open on a device. Safe to call from several threads."""
 
@@ -150,23 +158,20 @@ class Graph:
             return {n: np.empty(shape if n == "map" else 0, np.float32) for n in names}
         return {n: np.concatenate([r[i] for r in runs]) if len(runs) > 1 else runs[0][i] for i, n in enumerate(names)}
 
-    def warm(self) -> int:
-        """Runs every batch size 1, 2, 4, ... once, so that no request waits for what a first run allocates.
-
-        Returns:
-            The size that waiting requests are best gathered to: the largest that doubling still paid for, or that is
-            done within a few milliseconds anyway.
-        """
-        size, best, rate = 1, 1, 0.0
-        while size <= self._batch:
+    def warm(self) -> Pace:
+        """Runs every batch size 1, 2, 4, ... once, so that no request waits for what a first run allocates."""
+        size, rate, soon = 1, 0.0, 0
+        while True:
             parts = np.zeros((size, *self.spec.shape), self.spec.dtype)
             conditions = np.zeros(size, np.int64) if self._conditional else None
             self.run(parts, True, size, conditions)
             seconds = min(self._timed(parts, conditions) for _ in range(3))
-            if seconds > QUICK_SECONDS and (size / seconds < PAYS * rate or seconds > SLOW_SECONDS):
-                break
-            best, rate, size = size, size / seconds, 2 * size
-        return best
+            soon = size if seconds <= SOON_SECONDS else soon
+            paid, rate = size / seconds >= PAYS * rate, size / seconds
+            # The next size is not tried to be found wanting: its memory would be kept.
+            if 2 * size > self._batch or 2 * seconds > (SLOW_SECONDS if paid else QUICK_SECONDS):
+                return Pace(size, soon)
+            size *= 2
 
     def _timed(self, parts: NDArray[Any], conditions: NDArray[np.int64] | None) -> float:
         began = time.perf_counter()
@@ -193,7 +198,8 @@ class Scorer:
         self.graph = Graph(bundle.read(SCORE), bundle.spec, device, threads, spin, cuda)
         self._row = {t: i for i, t in enumerate(self.terms)}
         terms = self.calibration.groups[ALL].terms
-        self._clean = np.array([len(terms[t].values) for t in self.terms], np.float64)
+        self._clean = [terms[t] for t in self.terms]
+        self._counts = np.array([[1.0 + len(c.values)] for c in self._clean])
 
     @property
     def spec(self) -> InputSpec:
@@ -221,12 +227,18 @@ class Scorer:
         """Runs the graph over (m, *spec.shape) parts and looks their evidence up in the calibration."""
         out = self.graph.run(parts, maps, conditions=conditions)
         values = np.array([out[t] for t in self.terms], np.float64)
-        terms = self.calibration.groups[ALL].terms
-        n, columns = len(values[0]), [terms[t] for t in self.terms]
-        at_least = [len(c.values) - np.searchsorted(c.values, v) for c, v in zip(columns, values, strict=True)]
-        p_values = (1.0 + np.array(at_least).reshape(len(columns), n)) / (self._clean[:, None] + 1.0)
+        below = np.array([c.values.searchsorted(v) for c, v in zip(self._clean, values, strict=True)], np.float64)
+        p_values = (self._counts - below) / self._counts
         finite = bool(np.isfinite(values).all())
-        return Found(values, p_values, columns[0].p_tail(values[0]), finite, out.get("map"))
+        return Found(values, p_values, self._tail(values[0], p_values[0]), finite, out.get("map"))
+
+    def _tail(self, score: Floats, p_values: Floats) -> Floats:
+        """As `Reference.p_tail`, of scores whose conformal p-values are known."""
+        tail = self._clean[0].tail
+        if tail is None:
+            return np.full(len(score), np.nan)
+        beyond = score > tail.start
+        return np.where(beyond, tail.p(score), p_values) if beyond.any() else p_values
 
     def judged(self, block: Block, decision: Decision, found: Found) -> Verdicts:
         """Verdicts on a block's samples from what the graph says of its parts.

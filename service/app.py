@@ -107,6 +107,7 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
         openapi_tags=_TAGS,
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # there are our own
         swagger_ui_parameters={"defaultModelsExpandDepth": -1},  # schemas show beside their routes
     )
     assert isinstance(app, FastAPI)

@@ -1,16 +1,16 @@
 """Requests -> full batches: while one graph call runs, the next one forms from everything that waits.
 
 A version has one `Batcher`. Nothing waits for company: a request that finds the graph idle is run at the end of the
-same turn of the event loop, and one that does not shares the next call with all others that wait, up to the size that
-`Graph.warm` found best. A further call runs beside the first only where there is a whole batch for it, so that a second
-core never makes batches smaller.
+same turn of the event loop, on the loop itself where that is sooner done than handed to a thread. One that does not
+shares the next call with all others that wait, up to the best size (`Pace`). A further call runs beside the first only
+where there is a whole batch for it, so that a second core never makes batches smaller.
 
 A request larger than a batch takes one batch at a time and then queues again behind the others; bulk requests fill what
 interactive ones leave. Whoever gave up (deadline passed, client gone) is passed over before the graph runs. Whatever a
 sample gets depends on that sample alone; if a call fails, its requests are run again one by one, so that each has its
 own error.
 
-All but `_run` happens on the event loop, so there are no locks.
+Queues are touched on the event loop only, so there are no locks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.blocks import Block
-from models.scorer import Found, Scorer, join
+from models.scorer import Found, Pace, Scorer, join
 
 
 @dataclass(eq=False, slots=True)
@@ -57,14 +57,13 @@ class Piece:
 class Batcher:
     """Gathers the samples of concurrent requests into calls of one version's graph."""
 
-    def __init__(self, scorer: Scorer, best: int, lanes: int, ran: Callable[[int], None] = lambda size: None) -> None:
+    def __init__(self, scorer: Scorer, pace: Pace, lanes: int, ran: Callable[[int], None] = lambda size: None) -> None:
         """
         Args:
-            best: parts in one call at most.
             lanes: calls that may run at the same time.
             ran: is told the size of every call.
         """
-        self._scorer, self._best, self._lanes, self.ran = scorer, best, lanes, ran
+        self._scorer, self._pace, self._lanes, self.ran = scorer, pace, lanes, ran
         self._threads = ThreadPoolExecutor(lanes, "vaegis-graph")
         self._interactive: deque[Job] = deque()
         self._bulk: deque[Job] = deque()
@@ -99,7 +98,12 @@ class Batcher:
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due = False
-        while self._waiting and (not self._running or (self._running < self._lanes and self._waiting >= self._best)):
+        if not self._running and 0 < self._waiting <= self._pace.soon:
+            batch = self._form()
+            self._deliver(batch, self._results(batch))
+        while self._waiting and (
+            not self._running or (self._running < self._lanes and self._waiting >= self._pace.best)
+        ):
             batch = self._form()
             if not batch:
                 break
@@ -109,7 +113,7 @@ class Batcher:
     def _form(self) -> list[Piece]:
         """The next batch: from whoever has waited longest, a piece each, interactive before bulk."""
         batch: list[Piece] = []
-        room, now = self._best, time.perf_counter()
+        room, now = self._pace.best, time.perf_counter()
         for queue in (self._interactive, self._bulk):
             for _ in range(len(queue)):
                 if not room:
@@ -131,12 +135,13 @@ class Batcher:
 
     def _run(self, loop: asyncio.AbstractEventLoop, batch: list[Piece]) -> None:
         """On a thread: runs the graph, and hands what it says back to the loop."""
-        found: list[Found | Exception]
+        loop.call_soon_threadsafe(self._done, loop, batch, self._results(batch))
+
+    def _results(self, batch: list[Piece]) -> list[Found | Exception]:
         try:
-            found = [*self._call(batch)]
+            return [*self._call(batch)]
         except Exception as error:  # noqa: BLE001 - it becomes the answer of the request that caused it
-            found = [error] if len(batch) == 1 else [self._alone(piece) for piece in batch]
-        loop.call_soon_threadsafe(self._deliver, loop, batch, found)
+            return [error] if len(batch) == 1 else [self._alone(piece) for piece in batch]
 
     def _call(self, batch: list[Piece]) -> list[Found]:
         parts = [p.job.parts[p.start : p.stop] for p in batch]
@@ -156,10 +161,14 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 - as above
             return error
 
-    def _deliver(self, loop: asyncio.AbstractEventLoop, batch: list[Piece], found: list[Found | Exception]) -> None:
+    def _done(self, loop: asyncio.AbstractEventLoop, batch: list[Piece], found: list[Found | Exception]) -> None:
         self._running -= 1
         self._dispatch(loop)  # first: the graph need not wait for answers to be written
-        self.ran(sum(p.stop - p.start for p in batch))
+        self._deliver(batch, found)
+
+    def _deliver(self, batch: list[Piece], found: list[Found | Exception]) -> None:
+        if batch:
+            self.ran(sum(p.stop - p.start for p in batch))
         for piece, one in zip(batch, found, strict=True):
             job, size = piece.job, len(piece.job.parts)
             if job.done.done():
