@@ -38,8 +38,9 @@ P_VALUES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6,
 # be negative, and a sum that can fall is no counter: it is left out.
 SPREADS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)
 FEW = 16  # values that are counted one by one faster than as an array
-WORKER = "vaegis_worker"  # which process is which worker: read by the pages, not shown
-HIDDEN = (WORKER, "vaegis_score_spread_sum")
+SPREAD = "vaegis_score_spread"
+WORKER = "worker"  # which process is which worker: read by the pages, not shown
+HIDDEN = (WORKER, f"{SPREAD}_sum")
 
 
 class ArrayHistogram(Histogram):
@@ -117,7 +118,7 @@ class Metrics(Collector):
             registry=r,
         )
         self.scores = ArrayHistogram(
-            "vaegis_score_spread",
+            SPREAD,
             "Scores of judged samples, in clean interquartile ranges from the clean median.",
             ["model"],
             buckets=SPREADS,
