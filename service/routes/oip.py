@@ -32,10 +32,11 @@ from service.oip.infer import answer, asked_of, block_of, check_maps, controls_o
 from service.oip.messages import HEADER, Asked, parse
 from service.routes.controls import Controls
 from service.routes.problems import problems
-from service.routes.thin import INLINE_BYTES, INLINE_SAMPLES, JSON, Headers, received, reply
+from service.routes.thin import INLINE_BYTES, INLINE_SAMPLES, JSON, Headers, attended, received, reply
 from service.scoring import decision_for, judge
 from service.state import Service, service_of
 from service.store.servings import Servings
+from service.tracing import stage
 
 TAG = "Open Inference Protocol"
 EXTENSIONS = (
@@ -233,24 +234,27 @@ async def infer(
         body = await received(receive)
         began = time.perf_counter()
         reading = partial(_read, service, served, body, None if json_bytes is None else json_bytes.decode("latin-1"))
-        if len(body) <= INLINE_BYTES:
-            work = reading()
-        else:
-            work = await anyio.to_thread.run_sync(reading, limiter=service.admission.limiter)
-        service.metrics.decoding.labels(served.resolved.name).observe(time.perf_counter() - began)
+        with stage("decode"):
+            if len(body) <= INLINE_BYTES:
+                work = reading()
+            else:
+                work = await anyio.to_thread.run_sync(reading, limiter=service.admission.limiter)
+        service.metrics.of(served).decoding.observe(time.perf_counter() - began)
         controls, block = work.controls, work.block
         scope["vaegis.samples"] = len(block)
         place.hold(len(block), block.parts.nbytes)
         deadline = None if controls.seconds is None else arrived + controls.seconds
-        verdicts = await judge(service, served, block, work.decision, work.maps, deadline=deadline, bulk=controls.bulk)
+        scoring = judge(service, served, block, work.decision, work.maps, deadline=deadline, bulk=controls.bulk)
+        verdicts = await attended(receive, scoring)
         if len(verdicts.errors) == len(verdicts):
             first = next(iter(verdicts.errors.values()))
             raise Refusal(f"No sample could be judged, of {len(verdicts)} sent. The first: {first}")
         writing = partial(answer, served, verdicts, work.id, work.asked)
-        if not work.maps and len(verdicts) <= INLINE_SAMPLES:
-            content, length = writing()
-        else:
-            content, length = await anyio.to_thread.run_sync(writing)
+        with stage("render"):
+            if not work.maps and len(verdicts) <= INLINE_SAMPLES:
+                content, length = writing()
+            else:
+                content, length = await anyio.to_thread.run_sync(writing)
     finally:
         place.leave()
     if length is None:
@@ -277,7 +281,7 @@ def _read(service: Service, served: Served, body: bytes, json_bytes: str | None)
     decision = decision_for(served, controls.alpha, controls.threshold, controls.decide_by, controls.group)
     asked = asked_of(served, request)
     block = block_of(served, request, controls.condition, limits)
-    maps = check_maps(served.scorer.spec, block, asked, limits)
+    maps = check_maps(served.scorer.spec, block, asked, settings.max_answer_bytes)
     return _Work(request.id, controls, decision, asked, block, maps)
 
 

@@ -28,7 +28,7 @@ from service.answer import check_maps, render
 from service.auth import allow
 from service.live import Served
 from service.routes.controls import parsed
-from service.routes.thin import INLINE_BYTES, INLINE_SAMPLES, JSON, Headers, received, reply
+from service.routes.thin import INLINE_BYTES, INLINE_SAMPLES, JSON, Headers, attended, received, reply
 from service.scoring import decision_for, judge
 from service.state import Service
 from service.tracing import stage
@@ -141,7 +141,8 @@ async def score(service: Service, address: str, scope: Scope, receive: Receive) 
             if len(raw) <= INLINE_BYTES and reader is not _files:
                 block = decoding()
             else:
-                block = await anyio.to_thread.run_sync(decoding, limiter=service.admission.limiter)
+                owner = service.decoders if reader is _files else service.admission
+            block = await anyio.to_thread.run_sync(decoding, limiter=owner.limiter)
         service.metrics.of(served).decoding.observe(time.perf_counter() - began)
         scope["vaegis.samples"] = len(block)
         place.hold(len(block), block.parts.nbytes)
@@ -150,7 +151,8 @@ async def score(service: Service, address: str, scope: Scope, receive: Receive) 
         # The events of a series name the guilty channels, which the maps tell.
         maps = controls.maps != "none" or isinstance(served.scorer.spec, SeriesSpec)
         deadline = None if controls.seconds is None else arrived + controls.seconds
-        verdicts = await judge(service, served, block, decision, maps, deadline=deadline, bulk=controls.bulk)
+        scoring = judge(service, served, block, decision, maps, deadline=deadline, bulk=controls.bulk)
+        verdicts = await attended(receive, scoring)
         if len(verdicts.errors) == len(verdicts):
             first = next(iter(verdicts.errors.values()), "The request holds none.")
             raise Refusal(f"No sample could be judged, of {len(verdicts)} sent. The first: {first}")
