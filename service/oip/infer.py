@@ -30,6 +30,7 @@ from service.routes.controls import PRIORITIES, Controls
 
 INPUT, MASK, CONDITION, MAP = "input", "mask", "condition", "map"
 PARAMETERS = ("alpha", "threshold", "decide_by", "group", "condition", "priority", "timeout", "deadline_ms")
+JSON_BYTES = 12  # of a 32-bit float, as a number in JSON
 Data = NDArray[Any] | Sequence[str]
 
 
@@ -181,21 +182,24 @@ def answer(served: Served, verdicts: Verdicts, id: str | None, asked: Sequence[A
     return (b"".join([header, *tails]), len(header)) if tails else (header, None)
 
 
-def check_maps(spec: InputSpec, block: Block, asked: Sequence[Asked], limits: Limits) -> bool:
+def check_maps(spec: InputSpec, block: Block, asked: Sequence[Asked], most: int) -> bool:
     """Whether the map is asked for.
 
     Raises:
-        TooLarge: the maps of so many samples are more than one answer holds.
+        TooLarge: the maps of so many samples are more than `most` bytes of answer.
     """
-    if all(one.name != MAP for one in asked):
+    wanted = [one for one in asked if one.name == MAP]
+    if not wanted:
         return False
-    pixels = (
-        sum(h * w for h, w in block.extents) if block.extents is not None else len(block) * math.prod(spec.map_shape)
-    )
-    if pixels * 4 > limits.bytes:
+    if block.extents is not None:
+        values = sum(height * width for height, width in block.extents)
+    else:
+        values = len(block) * math.prod(spec.map_shape)
+    size = values * (4 if wanted[0].binary else JSON_BYTES)
+    if size > most:
         raise TooLarge(
-            f"The maps of {len(block)} samples are {pixels * 4} bytes, more than the {limits.bytes} that one request "
-            "may hold; ask for the maps of fewer samples at a time."
+            f"The maps of {len(block)} samples make an answer of about {size} bytes, more than the {most} of "
+            "VAEGIS_MAX_ANSWER_BYTES. Send fewer samples at a time, ask for binary data, or leave the map out."
         )
     return True
 

@@ -103,7 +103,7 @@ def _inputs(given: Any, tail: memoryview) -> dict[str, Tensor]:
                 'as JSON, or as binary data with "binary_data_size".'
             )
         datatype = one.get("datatype")
-        if datatype != BYTES and datatype not in DATATYPES:
+        if not isinstance(datatype, str) or (datatype != BYTES and datatype not in DATATYPES):
             raise Malformed(
                 f"The input {name!r} has the datatype {str(datatype)[:40]!r}; there is {', '.join(DATATYPES)}, {BYTES}."
             )
