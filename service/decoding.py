@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from queue import LifoQueue
 
+import anyio
 import numpy as np
 import structlog
 
@@ -61,6 +62,8 @@ class Decoders:
         # Elsewhere a process is given no socket as its standard input, and no limits.
         self._processes = processes if os.name == "posix" else 0
         self._memory, self._seconds, self._lost = memory, seconds, lost
+        # Threads that wait for decoders: apart from those of other bodies, which need not wait behind images.
+        self.limiter = anyio.CapacityLimiter(self._processes + 1)
         self._free: LifoQueue[_Decoder | None] = LifoQueue()  # the last one used first: its memory is warm
         for _ in range(processes):
             self._free.put(None)

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         description="CPU threads of one graph call; 0 means one, and several calls share the cores.",
     )
     concurrency: int = Field(
-        default=4, ge=1, le=1024, description="Large bodies and files decoded at the same time; the others wait."
+        default=4, ge=1, le=1024, description="Large bodies decoded at the same time, files aside; the others wait."
     )
     queue_samples: int = Field(
         default=8192, ge=1, description="Samples that may wait or be scored; beyond it requests get a 429."

@@ -6,8 +6,9 @@ write lock when it begins: two that read, then write, can otherwise not both be 
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._readers = engine
-        self._watch = _watch(engine)
+        self._changes = _Changes.of(engine)
         self._writers = engine.execution_options(begin="IMMEDIATE")
 
     @contextmanager
@@ -46,10 +47,35 @@ class Database:
 
     def stamp(self) -> int | None:
         """A number that changes when anybody writes to the store; None where it cannot be had in microseconds."""
-        return None if self._watch is None else self._watch()
+        return None if self._changes is None else self._changes.count()
 
     def close(self) -> None:
         self._readers.dispose()
+        if self._changes is not None:
+            self._changes.close()
+
+
+class _Changes:
+    """SQLite's own count of changes, by a connection that writes nothing and waits for nobody."""
+
+    def __init__(self, path: str) -> None:
+        self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+
+    @classmethod
+    def of(cls, engine: Engine) -> _Changes | None:
+        """None where the store is in memory, or not SQLite."""
+        path = engine.url.database
+        return cls(path) if engine.dialect.name == "sqlite" and path and path != ":memory:" else None
+
+    def count(self) -> int | None:
+        """A number that each change raises; None where it cannot be had now."""
+        try:
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:
+            return None
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def open_database(url: str) -> Database:
@@ -109,24 +135,6 @@ def _engine(url: str) -> Engine:
         connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
 
     return engine
-
-
-def _watch(engine: Engine) -> Callable[[], int | None] | None:
-    """What gives SQLite's own count of changes, by a connection that writes nothing and waits for nobody."""
-    path = engine.url.database
-    if engine.dialect.name != "sqlite" or not path or path == ":memory:":
-        return None
-    import sqlite3
-
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-
-    def stamp() -> int | None:
-        try:
-            return int(connection.execute("PRAGMA data_version").fetchone()[0])
-        except sqlite3.Error:
-            return None
-
-    return stamp
 
 
 def _write_ahead(engine: Engine) -> None:
