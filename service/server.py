@@ -10,8 +10,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import FrameType
+from typing import cast
 
 import structlog
 import uvicorn
@@ -40,16 +42,35 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         service: Service = self.config.app.state.service  # type: ignore[union-attr]
         service.live.leave()
-        await asyncio.sleep(0)  # a turn of the loop, in which connections that wait to be accepted are
+        waiting = [one.dup() for one in sockets or []]
         for server in self.servers:
             server.close()
         for one in sockets or []:
             one.close()
-        if not self.force_exit and self.server_state.connections:
+        if not self.force_exit:
             state = self.server_state
             state.default_headers = [*state.default_headers, (b"connection", b"close")]
-            await asyncio.sleep(LEAVING_SECONDS)
+            for one in waiting:
+                await self._accept_rest(one)
+            if state.connections:
+                await asyncio.sleep(LEAVING_SECONDS)
         await super().shutdown(sockets)
+
+    async def _accept_rest(self, listening: socket.socket) -> None:
+        """Accepts the connections that the system has already made, which it would reset, and closes the socket."""
+        listening.setblocking(False)
+        made = []
+        with listening, suppress(BlockingIOError):
+            while True:
+                made.append(listening.accept()[0])
+        loop = asyncio.get_running_loop()
+        for one in made:
+            with suppress(OSError):  # its client has left
+                await loop.connect_accepted_socket(self._protocol, one, ssl=self.config.ssl)
+
+    def _protocol(self) -> asyncio.Protocol:
+        make = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 def serve(

@@ -76,9 +76,10 @@ def alive(pid):
 
 
 class Load:
-    """Clients that keep their connections, each asking again as soon as it is answered."""
+    """Clients that ask again as soon as they are answered, on the same connection or each time on a new one."""
 
-    def __init__(self, port, clients):
+    def __init__(self, port, clients, keep=True):
+        self._headers = {"Content-Type": OCTETS, **({} if keep else {"Connection": "close"})}
         self.stop, self.answers, self.broken, self.turned_away = threading.Event(), [], [], 0
         self._port, self._lock = port, threading.Lock()
         self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(clients)]
@@ -105,7 +106,7 @@ class Load:
                     self.turned_away += 1
                     return
             try:
-                connection.request("POST", PATH, X, {"Content-Type": OCTETS})
+                connection.request("POST", PATH, X, self._headers)
                 answer = connection.getresponse()
                 raw = answer.read()
                 with self._lock:
@@ -143,12 +144,12 @@ def test_swaps_under_load_fail_no_request(start, workers):
     assert {version for _, version in load.answers} == {1, 2}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_sigterm_under_load_answers_every_accepted_request(start, workers):
+@pytest.mark.parametrize(("workers", "keep"), [(1, False), (2, False), (2, True)])
+def test_sigterm_under_load_answers_every_accepted_request(start, workers, keep):
     begin, _ = start
     run = begin(workers)
     pids = run.workers()
-    with Load(run.client.port, 8) as load:
+    with Load(run.client.port, 8, keep) as load:
         until(lambda: len(load.answers) > 100)
         run.process.send_signal(signal.SIGTERM)
         assert run.process.wait(40) == 0
