@@ -10,9 +10,12 @@ import os
 import platform
 from bisect import bisect_left
 from collections import Counter as Tally
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +40,7 @@ P_VALUES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6,
 # Scores have the model's own unit, so they are counted in clean interquartile ranges from the clean median. These can
 # be negative, and a sum that can fall is no counter: it is left out.
 SPREADS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)
+LATER = 256  # numbers that are written together
 FEW = 16  # values that are counted one by one faster than as an array
 SPREAD = "vaegis_score_spread"
 WORKER = "worker"  # which process is which worker: read by the pages, not shown
@@ -63,13 +67,16 @@ class ArrayHistogram(Histogram):
 class Counts:
     """What is counted of one version, looked up once: to find a label's number takes longer than to raise it."""
 
-    queue: Histogram  # seconds
-    batch: Histogram  # samples
-    inference: Histogram  # seconds
-    decoding: Histogram  # seconds
+    queue: ArrayHistogram  # seconds
+    batch: ArrayHistogram  # samples
+    inference: ArrayHistogram  # seconds
+    decoding: ArrayHistogram  # seconds
     samples: dict[str, Counter]  # by status
     p_values: ArrayHistogram
     scores: ArrayHistogram
+
+
+Scored = tuple[Served, list[str], NDArray[np.float64], NDArray[np.float64]]  # status, p-values and scores of an answer
 
 
 class Metrics(Collector):
@@ -86,7 +93,7 @@ class Metrics(Collector):
             ["model", "version", "status"],
             registry=r,
         )
-        self.requests = Histogram(
+        self._requests = ArrayHistogram(
             "vaegis_request_seconds",
             "Time from a request's first byte to its answer.",
             ["method", "route", "status"],
@@ -142,22 +149,60 @@ class Metrics(Collector):
         self._bytes = _gauge(r, "vaegis_model_bytes", "Memory of open versions, as estimated.", named[:2], "sum")
         self._state(version, worker)
         self._of: dict[str, Counts] = {}  # by place
+        self._answered: dict[tuple[str, str, int], ArrayHistogram] = {}
+        # Not yet written; taken from and added to by several threads.
+        self._noted: deque[tuple[ArrayHistogram, float]] = deque()
+        self._scored: deque[Scored] = deque()
         self._seen: set[tuple[str, ...]] = set()
         live.opened.changed = self._see
         live.shadows.counting = self
 
     def count(self, served: Served, verdicts: Verdicts) -> None:
         """Counts every sample of an answer."""
-        of = self.of(served)
-        for status, n in Tally(verdicts.status).items():
-            of.samples[status].inc(n)
         p_values, scores = verdicts.p_values[verdicts.decision.decide_by], verdicts.evidence["score"]
         if verdicts.errors:
             judged = np.array([s != UNJUDGED for s in verdicts.status])
             p_values, scores = p_values[judged], scores[judged]
-        if len(scores):
-            of.p_values.add(p_values)
-            of.scores.add((scores - served.median) / served.spread)
+        self._scored.append((served, verdicts.status, p_values, scores))
+        if self._shared or len(self._scored) >= LATER:
+            self._write()
+
+    def note(self, histogram: ArrayHistogram, value: float) -> None:
+        """Observes a value."""
+        self._noted.append((histogram, value))
+        if self._shared or len(self._noted) >= LATER:
+            self._write()
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Observes an answered request."""
+        named = (method, route, status)
+        found = self._answered.get(named)
+        if found is None:
+            found = self._answered[named] = self._requests.labels(method, route, str(status))
+        self.note(found, seconds)
+
+    def _write(self) -> None:
+        """Brings the client library's numbers up to date. Many at once take little longer than one; but other processes
+        do not wait for a page of ours."""
+        noted: dict[ArrayHistogram, list[float]] = {}
+        with suppress(IndexError):
+            while True:
+                histogram, value = self._noted.popleft()
+                noted.setdefault(histogram, []).append(value)
+        for histogram, values in noted.items():
+            histogram.add(np.array(values))
+        scored: dict[str, list[Scored]] = {}
+        with suppress(IndexError):
+            while True:
+                one = self._scored.popleft()
+                scored.setdefault(one[0].resolved.place, []).append(one)
+        for many in scored.values():
+            served = many[0][0]
+            of = self.of(served)
+            for status, n in Tally(chain.from_iterable(m[1] for m in many)).items():
+                of.samples[status].inc(n)
+            of.p_values.add(np.concatenate([m[2] for m in many]))
+            of.scores.add((np.concatenate([m[3] for m in many]) - served.median) / served.spread)
 
     def of(self, served: Served) -> Counts:
         """The metrics of a version."""
@@ -214,6 +259,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Everything counted, in all workers."""
         self._see()
+        self._write()
         found = MultiProcessCollector(None).collect() if self._shared else self._registry.collect()  # type: ignore[no-untyped-call]
         pids: dict[str, int] = {}
         for family in found:
@@ -250,7 +296,7 @@ class Metrics(Collector):
             name, version = s.resolved.name, str(s.resolved.version)
             seen.add((name, version, s.resolved.digest, s.scorer.spec.kind, s.scorer.device))
             self._bytes.labels(name, version).set(s.bytes)
-            s.batcher.ran = self.of(s).batch.observe
+            s.batcher.ran = partial(self.note, self.of(s).batch)
         for labels in seen | self._seen:
             self._models.labels(*labels).set(labels in seen)
             if labels not in seen:
@@ -258,8 +304,8 @@ class Metrics(Collector):
         self._seen = seen
 
 
-def _histogram(r: CollectorRegistry, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-    return Histogram(name, text, ["model"], buckets=buckets, registry=r)
+def _histogram(r: CollectorRegistry, name: str, text: str, buckets: tuple[float, ...]) -> ArrayHistogram:
+    return ArrayHistogram(name, text, ["model"], buckets=buckets, registry=r)
 
 
 def _gauge(r: CollectorRegistry, name: str, text: str, labels: list[str], over: str = "max") -> Gauge:

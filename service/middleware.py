@@ -134,9 +134,9 @@ class Envelope:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         # A plain route leaves no trace of itself in the scope.
-        route = scope.get("vaegis.route") or getattr(scope.get("route"), "path", "none")
+        route = str(scope.get("vaegis.route") or getattr(scope.get("route"), "path", "none"))
         method = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE", "HEAD") else "other"
-        self._metrics.requests.labels(method, route, str(status)).observe(seconds)
+        self._metrics.request(method, route, status, seconds)
         reason = scope.get("vaegis.rejected")
         if reason:
             self._metrics.rejected.labels(reason).inc()

@@ -45,8 +45,8 @@ async def judge(
     verdicts = served.scorer.judged(block, decision, found)
     seconds = time.perf_counter() - began
     of = service.metrics.of(served)
-    of.queue.observe(queued)
-    of.inference.observe(seconds - queued)
+    service.metrics.note(of.queue, queued)
+    service.metrics.note(of.inference, seconds - queued)
     passed("queue", seconds, seconds - queued)
     passed("infer", seconds - queued, 0.0)
     service.metrics.count(served, verdicts)

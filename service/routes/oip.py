@@ -239,7 +239,7 @@ async def infer(
                 work = reading()
             else:
                 work = await anyio.to_thread.run_sync(reading, limiter=service.admission.limiter)
-        service.metrics.of(served).decoding.observe(time.perf_counter() - began)
+        service.metrics.note(service.metrics.of(served).decoding, time.perf_counter() - began)
         controls, block = work.controls, work.block
         scope["vaegis.samples"] = len(block)
         place.hold(len(block), block.parts.nbytes)

@@ -143,7 +143,7 @@ async def score(service: Service, address: str, scope: Scope, receive: Receive) 
             else:
                 owner = service.decoders if reader is _files else service.admission
                 block = await anyio.to_thread.run_sync(decoding, limiter=owner.limiter)
-        service.metrics.of(served).decoding.observe(time.perf_counter() - began)
+        service.metrics.note(service.metrics.of(served).decoding, time.perf_counter() - began)
         scope["vaegis.samples"] = len(block)
         place.hold(len(block), block.parts.nbytes)
         if controls.maps != "none":
