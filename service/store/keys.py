@@ -22,7 +22,7 @@ SCOPES: dict[str, str] = {
     "score": "score samples",
     "audit": "start, read and cancel audits",
     "train": "certify data and start retraining",
-    "admin": "promote and roll back; includes the other scopes",
+    "admin": "promote, roll back, load and unload; includes the other scopes",
 }
 
 
