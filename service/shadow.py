@@ -21,13 +21,16 @@ from typing import Protocol
 import numpy as np
 import structlog
 
+from models.blocks import plain
 from models.calibration import decide
 from models.errors import Refusal
 from models.scorer import UNJUDGED, Verdicts
 from service.opened import Served
 from service.store.registry import Resolved
 
-QUEUE = 64  # requests that may wait for a shadow
+QUEUE = 1024  # requests that may wait for a shadow
+PAUSE = 0.05  # seconds in which they gather
+NICE = 10
 QUEUE_BYTES = 64 * 2**20  # and their samples
 OUTCOMES = ("agree", "only_shadow", "only_champion", "unjudged", "dropped")
 MOMENTS = ("p", "q", "pp", "qq", "pq")  # of the p-values p (champion) and q (shadow)
@@ -69,7 +72,7 @@ class Shadows:
         self._queue: queue.Queue[_Offer | None] = queue.Queue(queue_most)
         self._bytes = 0
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock, self._stopped = threading.Lock(), threading.Event()
         self._told: set[str] = set()  # places whose failure was logged
         self.counting: Counting | None = None
 
@@ -105,36 +108,51 @@ class Shadows:
 
     def stop(self) -> None:
         """Ends the thread; what waits is dropped."""
+        self._stopped.set()
         with suppress(queue.Full):
             self._queue.put_nowait(None)
 
     def _work(self) -> None:
         if sys.platform == "linux":  # where a priority can be a single thread's
             with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-        while (offered := self._queue.get()) is not None:
-            self._hold(-offered.bytes)
-            try:
-                self._compare(offered)
-            except Exception as error:  # noqa: BLE001 - whatever a version on trial does, it must not end the thread
-                self._drop(offered)
-                if offered.shadow.place not in self._told:
-                    self._told.add(offered.shadow.place)
-                    structlog.get_logger("vaegis.shadow").error(
-                        "the shadow cannot score",
-                        model=offered.shadow.name,
-                        version=offered.shadow.version,
-                        reason=str(error),
-                        exc_info=None if isinstance(error, Refusal) else error,
-                    )
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        while (offered := self._queue.get()) is not None and not self._stopped.wait(PAUSE):
+            waiting = [offered]
+            with suppress(queue.Empty):
+                while (more := self._queue.get_nowait()) is not None:
+                    waiting.append(more)
+            for together in _alike(waiting):
+                self._hold(-sum(o.bytes for o in together))
+                try:
+                    self._compare(together)
+                except Exception as error:  # noqa: BLE001 - whatever a version on trial does, the thread must go on
+                    self._fail(together, error)
 
-    def _compare(self, offered: _Offer) -> None:
-        ours, shadow = offered.verdicts, self._open(offered.shadow)
-        asked = ours.decision
+    def _compare(self, together: list[_Offer]) -> None:
+        one = together[0]
+        shadow, asked = self._open(one.shadow), one.verdicts.decision
         decision = decide(shadow.scorer.calibration, asked.alpha, None, asked.decide_by, asked.group)
-        theirs = shadow.scorer.verdicts(ours.block, decision)
+        block = one.verdicts.block
+        if len(together) > 1:
+            block = plain(np.concatenate([o.verdicts.block.parts for o in together]))
+        theirs = shadow.scorer.verdicts(block, decision)
         if self.counting is not None:
-            self.counting.shadowed(offered.champion.resolved, offered.shadow, *compare(ours, theirs))
+            found = compare([o.verdicts for o in together], theirs)
+            self.counting.shadowed(one.champion.resolved, one.shadow, *found)
+
+    def _fail(self, together: list[_Offer], error: Exception) -> None:
+        for offered in together:
+            self._drop(offered)
+        shadow = together[0].shadow
+        if shadow.place not in self._told:
+            self._told.add(shadow.place)
+            structlog.get_logger("vaegis.shadow").error(
+                "the shadow cannot score",
+                model=shadow.name,
+                version=shadow.version,
+                reason=str(error),
+                exc_info=None if isinstance(error, Refusal) else error,
+            )
 
     def _hold(self, more: int) -> None:
         with self._lock:
@@ -145,17 +163,33 @@ class Shadows:
             self.counting.shadowed(offered.champion.resolved, offered.shadow, {"dropped": len(offered.verdicts)}, {})
 
 
-def compare(ours: Verdicts, theirs: Verdicts) -> tuple[dict[str, int], dict[str, float]]:
-    """Samples by outcome, and the sums of their p-values and products."""
-    judged = np.array([UNJUDGED not in pair for pair in zip(ours.status, theirs.status, strict=True)], dtype=bool)
-    a, b = ours.anomalous[judged], theirs.anomalous[judged]
+def _alike(waiting: list[_Offer]) -> list[list[_Offer]]:
+    """Requests that one batch can be made of: of the same versions and decision, each sample a part of its own."""
+    found: dict[object, list[_Offer]] = {}
+    for i, offered in enumerate(waiting):
+        block = offered.verdicts.block
+        whole = block.place is None and block.groups is None and block.conditions is None and (block.count == 1).all()
+        places = (offered.champion.resolved.place, offered.shadow.place)
+        found.setdefault((*places, offered.verdicts.decision) if whole else i, []).append(offered)
+    return list(found.values())
+
+
+def compare(ours: list[Verdicts], theirs: Verdicts) -> tuple[dict[str, int], dict[str, float]]:
+    """Samples by outcome, and the sums of their p-values and products.
+
+    Args:
+        ours: one after the other, on the same samples as `theirs`.
+    """
+    status = [s for v in ours for s in v.status]
+    judged = np.array([UNJUDGED not in pair for pair in zip(status, theirs.status, strict=True)], dtype=bool)
+    a, b = np.concatenate([v.anomalous for v in ours])[judged], theirs.anomalous[judged]
     outcomes = {
         "agree": int((a == b).sum()),
         "only_shadow": int((b & ~a).sum()),
         "only_champion": int((a & ~b).sum()),
         "unjudged": int((~judged).sum()),
     }
-    p, q = ours.p_values["score"][judged], theirs.p_values["score"][judged]
+    p, q = np.concatenate([v.p_values["score"] for v in ours])[judged], theirs.p_values["score"][judged]
     products = {"p": p, "q": q, "pp": p * p, "qq": q * q, "pq": p * q}
     return outcomes, {name: float(values.sum()) for name, values in products.items()}
 

@@ -149,7 +149,7 @@ def test_compare_leaves_out_what_either_could_not_judge(home):
         one, two = live.get("vector").scorer, live.get("vector@2").scorer
         block = plain(np.array([[10.0] * 3, [1e30] * 3], np.float32))
         ours, theirs = (s.verdicts(block, decide(s.calibration, 0.05)) for s in (one, two))
-        outcomes, moments = compare(ours, theirs)
+        outcomes, moments = compare([ours], theirs)
         assert outcomes == {"agree": 0, "only_shadow": 1, "only_champion": 0, "unjudged": 1}
         assert moments["p"] == pytest.approx(101 / 200) and moments["q"] == pytest.approx(1 / 100)
 
