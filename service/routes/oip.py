@@ -223,6 +223,8 @@ async def infer(
     asked_for = address(name, version)
     headers = dict(scope["headers"])
     _check_type(headers)
+    if scope["query_string"]:
+        raise Refusal('The inference route reads no query; put what it says into the "parameters" of the request.')
     json_bytes = headers.get(HEADER)
     place = service.admission.enter()
     try:

@@ -369,6 +369,11 @@ def test_bad_binary_bodies_are_refused_with_a_sentence(client, case):
     check(*infer(client, "image", body, headers=headers), want, words)
 
 
+def test_a_query_that_would_be_passed_over_is_refused(client):
+    status, _, raw = client.call("POST", "/v2/models/image/infer?alpha=0.5", json.dumps(m(GOOD)).encode())
+    check(status, json.loads(raw), 422, '"parameters"')
+
+
 @pytest.mark.parametrize(("size", "raw", "words"), [(8, b"x" * 8, "16"), (True, b"x" * 16, "True"), (-1, b"x", "-1")])
 def test_sizes_that_do_not_fit_the_shape(client, size, raw, words):
     message = {"inputs": [{**SENT, "parameters": {"binary_data_size": size}}]}
