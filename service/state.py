@@ -24,11 +24,13 @@ class Admission:
     def __init__(self, samples: int, size: int, decoding: int) -> None:
         """
         Args:
-            samples: beyond which nothing more is let in; a request counts as one until it is decoded.
+            samples: beyond which nothing more is let in; a request counts as one until it is decoded, and for a quarter
+                of all at most, since it takes turns with others in the graph and must not shut them out.
             size: the same for the bytes of decoded samples.
             decoding: bodies that threads may decode at the same time.
         """
         self._most_samples, self._most_bytes = samples, size
+        self.most_of_one = max(1, samples // 4)
         self.samples, self.bytes = 0, 0
         self.limiter = anyio.CapacityLimiter(decoding)
 
@@ -36,7 +38,8 @@ class Admission:
         """Lets a request in; the place must be left again.
 
         Raises:
-            Full: there is as much in already as may be. One request may go beyond: a large one could never come in.
+            Full: there is as much in already as may be. The last one let in may go beyond: a large one could otherwise
+                never come in.
         """
         if self.samples >= self._most_samples:
             raise Full(
@@ -63,6 +66,7 @@ class Place:
     def hold(self, samples: int, size: int) -> None:
         """From now on it is so many samples, of so many bytes."""
         admission = self._admission
+        samples = min(samples, admission.most_of_one)
         admission.samples += samples - self._samples
         admission.bytes += size - self._bytes
         self._samples, self._bytes = samples, size
