@@ -122,10 +122,11 @@ class Load:
             connection.close()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_swaps_under_load_fail_no_request(start, workers):
+@pytest.mark.parametrize(("workers", "keep"), [(1, True), (2, False)])
+def test_neither_swaps_nor_the_end_fail_a_request(start, workers, keep):
     begin, settings = start
     run = begin(workers)
+    pids = run.workers()
     with Registry.open(settings) as registry, Load(run.client.port, 8) as load:
         for i in range(50):
             target = 2 - i % 2
@@ -142,13 +143,6 @@ def test_swaps_under_load_fail_no_request(start, workers):
         until(lambda: all(run.client.score("image", X, OCTETS)[1]["version"] == 2 for _ in range(20)))
     assert load.broken == [] and {status for status, _ in load.answers} == {200}
     assert {version for _, version in load.answers} == {1, 2}
-
-
-@pytest.mark.parametrize(("workers", "keep"), [(1, False), (2, False), (2, True)])
-def test_sigterm_under_load_answers_every_accepted_request(start, workers, keep):
-    begin, _ = start
-    run = begin(workers)
-    pids = run.workers()
     with Load(run.client.port, 8, keep) as load:
         until(lambda: len(load.answers) > 100)
         run.process.send_signal(signal.SIGTERM)
@@ -183,27 +177,20 @@ def test_a_killed_worker_is_replaced_and_no_count_is_lost(start):
     assert set(memory) == {'{worker="0"}', '{worker="1"}'} and all(m > 2**20 for m in memory.values())
 
 
-def test_no_worker_outlives_a_killed_supervisor(start):
-    begin, _ = start
-    run = begin(2)
-    pids = run.workers()
-    assert len(pids) == 2
-    run.process.kill()
-    run.process.wait()
-    until(lambda: not any(alive(p) for p in pids), 30)
-
-
-def test_hangup_ends_nothing_and_unload_holds_in_every_worker(start):
+def test_unloading_holds_in_every_worker_and_none_outlives_a_killed_supervisor(start):
     begin, settings = start
     run = begin(2)
     pids = run.workers()
-    run.process.send_signal(signal.SIGHUP)
+    run.process.send_signal(signal.SIGHUP)  # ends nothing
     with Registry.open(settings) as registry:
         Servings(registry).load("image", False)
         until(lambda: all(run.client.score("image", X, OCTETS)[0] == 409 for _ in range(20)))
         Servings(registry).load("image", True)
         until(lambda: all(run.client.score("image", X, OCTETS)[0] == 200 for _ in range(20)))
-    assert run.workers() == pids
+    assert run.workers() == pids and len(pids) == 2
+    run.process.kill()
+    run.process.wait()
+    until(lambda: not any(alive(p) for p in pids), 30)
 
 
 def test_workers_that_cannot_start_end_it_with_their_reason(fill, tmp_path):
