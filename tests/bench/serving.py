@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import numpy as np
 import onnxruntime as ort
 
 from tests.bench import pages
-from tests.bench.load import Outcome, Payload, put
+from tests.bench.load import Outcome, Payload, put, slowly
 from tests.bench.servers import BUILD, FRAMEWORKS, Server, installed, ours, peer
 from tests.bench.summary import grid
 
@@ -228,16 +229,19 @@ def latency(us: Server, runtime: Bare, images: np.ndarray, folder: Path, rounds:
 
 def overloaded(bundle: Path, images: np.ndarray, folder: Path, seconds: float) -> dict[str, Any]:
     """Three times as many images as can be scored: what is still answered, and what becomes of memory."""
-    sent = payload("vaegis", OCTETS, images, MANY)
+    sent, one = payload("vaegis", OCTETS, images, MANY), payload("vaegis", OCTETS, images, 1)
     with ours(bundle, folder / "home", VAEGIS_QUEUE_SAMPLES=str(QUEUE)) as server:
         put(server.port, server.path, sent, BATCHES, 1.0, folder)
-        peak, good, refused, asked, memory = [], [], [], [], [server.resident_mib()]
+        peak, good, refused, asked, quick, memory = [], [], [], [], [], [server.resident_mib()]
         for _ in range(2):
             peak.append(put(server.port, server.path, sent, BATCHES, seconds, folder).rate)
             connections = 4 * QUEUE // MANY
             # For three times the peak: waiting for answers takes a part of the time.
             pause = 1000 * connections / (4.5 * peak[-1])
-            got = put(server.port, server.path, sent, connections, seconds, folder, pause)
+            with ThreadPoolExecutor(1) as beside:
+                looking = beside.submit(slowly, server.port, server.path, one, 2, seconds, 20.0)
+                got = put(server.port, server.path, sent, connections, seconds, folder, pause)
+                quick.append(looking.result().refusal_p99_ms)
             good.append(got.rate)
             refused.append(got.refused / got.seconds)
             asked.append((good[-1] + refused[-1]) / peak[-1])
@@ -245,6 +249,7 @@ def overloaded(bundle: Path, images: np.ndarray, folder: Path, seconds: float) -
     return {
         "overload_goodput": round(statistics.median(_ratios(good, peak)), 3),
         "overload_refused_per_s": round(statistics.median(refused)),
+        "overload_refusal_ms_p99": round(statistics.median(quick), 1),
         "overload_asked_over_peak": round(statistics.median(asked), 1),
         "overload_memory_mib": [round(m) for m in memory],
     }
@@ -281,6 +286,7 @@ def table(found: dict[str, Any]) -> str:
         ("ready_s", "ready after", "s", "<= 2"),
         ("overload_goodput", "answered at three times capacity, of the peak", "share", ">= 0.95"),
         ("overload_refused_per_s", "refused meanwhile", "requests/s", ""),
+        ("overload_refusal_ms_p99", "a refusal takes, 99 %", "ms", "< 10"),
         ("overload_memory_mib", "resident before, after, after", "MiB", "flat"),
         ("load", "load average before", "", ""),
     ):
