@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 import anyio.to_thread
 from starlette.datastructures import Headers
@@ -25,6 +26,7 @@ LOOK_SECONDS = 0.001  # requests that come in together need not all ask the stor
 FRESH_SECONDS = 1.0  # how long a read of the keys is believed, where the store does not tell of changes itself
 # These say nothing about models or data.
 OPEN = ("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json")
+SAFE = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
 OPEN_FOLDER = "/docs-assets/"
 
 
@@ -113,6 +115,22 @@ def allow(scope: Scope, needed: str) -> Caller:
 def admin(request: Request) -> Caller:
     """The caller, who must have the scope admin; for routes to depend on."""
     return allow(request.scope, "admin")
+
+
+def check_origin(method: str, headers: Headers) -> None:
+    """Refuses what a page of another site has a browser send here. Where a key is needed, no page has one; where none
+    is, the browser stands on the machine that may ask.
+
+    Raises:
+        NotAllowed: the page that asks is not one of this service.
+    """
+    origin = headers.get("origin")
+    if method in SAFE or origin is None or urlsplit(origin).netloc == headers.get("host"):
+        return
+    raise NotAllowed(
+        f"A page of {origin[:100]} asks, and while there are no keys this service answers its own pages only. Make a "
+        "key with `vaegis keys create NAME`, and send it."
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import Malformed, Refusal, TooLarge
 from service import errors
-from service.auth import ANYBODY, Caller, Gate, is_open
+from service.auth import ANYBODY, Caller, Gate, check_origin, is_open
 from service.errors import Full
 from service.metrics import Metrics
 from service.protocol import CUT_OFF
@@ -87,6 +87,8 @@ class Envelope:
                 scope["vaegis.caller"] = ANYBODY
             else:
                 scope["vaegis.caller"] = caller = await self._gate.caller(headers)
+                if caller is ANYBODY:
+                    check_origin(scope["method"], headers)
                 self._rates.admit(caller.key, caller.rate)
             length = headers.get("content-length", "0")
             if not length.isdigit():

@@ -502,6 +502,16 @@ def test_loading_and_unloading_one_model_at_once_harms_nothing(guarded):
     assert found["score"] == [1.0]
 
 
+def test_a_page_of_another_site_cannot_ask_while_there_are_no_keys(client):
+    """A browser sends such a request without asking first: it has no body, or one without a type."""
+    for path in ("/v2/repository/models/image/unload", "/v1/models/image/rollback", "/v2/models/image/infer"):
+        for origin in ("http://elsewhere.example", "null"):
+            status, _, raw = client.call("POST", path, headers={"Origin": origin})
+            assert status == 403 and origin in json.loads(raw)["detail"]
+    own = {"Origin": f"http://127.0.0.1:{client.port}"}
+    assert infer(client, "image", m(GOOD), headers=own)[0] == 200
+
+
 def test_errors_as_plain_json_for_who_asks_for_that(client):
     for accept, kind in (("application/json", "application/json"), ("*/*", "application/problem+json")):
         _, headers, raw = client.call("GET", "/v2/models/nope", headers={"Accept": accept})
