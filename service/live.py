@@ -124,10 +124,6 @@ class Live:
         self._servings.load(_bare(name), False, by)
         self.look(now=True)
 
-    def open(self, resolved: Resolved) -> Served:
-        """A version, opened if it is not."""
-        return self.opened.open(resolved)
-
     def served(self) -> tuple[Served, ...]:
         """The versions that are open."""
         return self.opened.all()

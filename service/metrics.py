@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections import deque
@@ -154,6 +155,7 @@ class Metrics(Collector):
         self._noted: deque[tuple[ArrayHistogram, float]] = deque()
         self._scored: deque[Scored] = deque()
         self._seen: set[tuple[str, ...]] = set()
+        self._seeing = threading.Lock()
         live.opened.changed = self._see
         live.shadows.counting = self
 
@@ -291,17 +293,18 @@ class Metrics(Collector):
 
     def _see(self) -> None:
         """Brings up to date which versions this process has open."""
-        seen: set[tuple[str, ...]] = set()
-        for s in self._live.opened.all():
-            name, version = s.resolved.name, str(s.resolved.version)
-            seen.add((name, version, s.resolved.digest, s.scorer.spec.kind, s.scorer.device))
-            self._bytes.labels(name, version).set(s.bytes)
-            s.batcher.ran = partial(self.note, self.of(s).batch)
-        for labels in seen | self._seen:
-            self._models.labels(*labels).set(labels in seen)
-            if labels not in seen:
-                self._bytes.labels(*labels[:2]).set(0)
-        self._seen = seen
+        with self._seeing:
+            seen: set[tuple[str, ...]] = set()
+            for s in self._live.opened.all():
+                name, version = s.resolved.name, str(s.resolved.version)
+                seen.add((name, version, s.resolved.digest, s.scorer.spec.kind, s.scorer.device))
+                self._bytes.labels(name, version).set(s.bytes)
+                s.batcher.ran = partial(self.note, self.of(s).batch)
+            for labels in seen | self._seen:
+                self._models.labels(*labels).set(labels in seen)
+                if labels not in seen:
+                    self._bytes.labels(*labels[:2]).set(0)
+            self._seen = seen
 
 
 def _histogram(r: CollectorRegistry, name: str, text: str, buckets: tuple[float, ...]) -> ArrayHistogram:
