@@ -1,8 +1,12 @@
 """A second version beside the champion: as its shadow, or as the canary of a share of requests."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,3 +164,29 @@ def test_servings_are_seen_by_every_registry_of_the_store(home):
         assert Servings(two).of("vector").shadow == 2
         two.promote("vector", 2)
         assert Servings(one).of("vector").shadow is None
+
+
+def test_trials_by_the_command_line(home):
+    def vaegis(*args):
+        return subprocess.run(
+            [Path(sys.executable).parent / "vaegis", "models", *args], capture_output=True, text=True, timeout=60,
+            env={**os.environ, "VAEGIS_HOME": str(home.home)},
+        )  # fmt: skip
+
+    (home.home.parent / "clean.csv").write_text("a,b,c\n" + "1.5,2.5,3.5\n" * 120)
+    assert json.loads(vaegis("shadow", "vector@2", "--json").stdout) == {
+        "name": "vector", "canary": None, "share": 0.0, "shadow": 2,
+    }  # fmt: skip
+    done = vaegis("canary", "vector@2", "--share", "0.05")
+    assert done.returncode == 0 and "version 2 answers 0.05 of its requests" in done.stdout
+    with Registry.open(home) as registry:
+        assert (Servings(registry).of("vector").canary, Servings(registry).of("vector").shadow) == (2, 2)
+    assert "no canary now" in vaegis("canary", "vector", "--end").stdout
+    for args, word in (
+        (("canary", "vector", "--share", "0.1"), "vector@2"),
+        (("canary", "vector@2", "--share", "2"), "share"),
+        (("shadow", "vector@1"), "champion"),
+        (("half", str(home.home.parent / "clean.csv"), "--model", "vector"), "no convolution or matrix product"),
+    ):
+        done = vaegis(*args)
+        assert done.returncode == 1 and word in done.stderr and "Traceback" not in done.stderr, done.stderr
