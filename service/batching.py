@@ -64,7 +64,8 @@ class Batcher:
             ran: is told the size of every call.
         """
         self._scorer, self._pace, self._lanes, self.ran = scorer, pace, lanes, ran
-        self._threads = ThreadPoolExecutor(lanes, "vaegis-graph")
+        # The last one at work is the next: its core has the graph's buffers in its cache.
+        self._idle = [ThreadPoolExecutor(1, "vaegis-graph") for _ in range(lanes)]
         self._interactive: deque[Job] = deque()
         self._bulk: deque[Job] = deque()
         self._waiting = 0  # parts in both
@@ -108,7 +109,8 @@ class Batcher:
             if not batch:
                 break
             self._running += 1
-            self._threads.submit(self._run, loop, batch)
+            thread = self._idle.pop()
+            thread.submit(self._run, loop, thread, batch)
 
     def _form(self) -> list[Piece]:
         """The next batch: from whoever has waited longest, a piece each, interactive before bulk."""
@@ -133,9 +135,9 @@ class Batcher:
                     queue.append(job)
         return batch
 
-    def _run(self, loop: asyncio.AbstractEventLoop, batch: list[Piece]) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop, thread: ThreadPoolExecutor, batch: list[Piece]) -> None:
         """On a thread: runs the graph, and hands what it says back to the loop."""
-        loop.call_soon_threadsafe(self._done, loop, batch, self._results(batch))
+        loop.call_soon_threadsafe(self._done, loop, thread, batch, self._results(batch))
 
     def _results(self, batch: list[Piece]) -> list[Found | Exception]:
         try:
@@ -161,8 +163,15 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 - as above
             return error
 
-    def _done(self, loop: asyncio.AbstractEventLoop, batch: list[Piece], found: list[Found | Exception]) -> None:
+    def _done(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        thread: ThreadPoolExecutor,
+        batch: list[Piece],
+        found: list[Found | Exception],
+    ) -> None:
         self._running -= 1
+        self._idle.append(thread)
         self._dispatch(loop)  # first: the graph need not wait for answers to be written
         self._deliver(batch, found)
 
