@@ -51,6 +51,12 @@ VERSION_PATH = "/v2/models/{name}/versions/{version}/infer"
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 TYPES = ("application/json", "application/octet-stream")
 
+
+def _takes(example: dict[str, Any]) -> dict[str, Any]:
+    """The body of a route that reads it itself, for /docs: clients of the protocol do not always name its type."""
+    return {"requestBody": {"content": {"application/json": {"schema": {"type": "object"}, "example": example}}}}
+
+
 router = APIRouter(prefix="/v2", tags=[TAG])
 Shared = Annotated[Service, Depends(service_of)]
 Admin = Annotated[Caller, Depends(admin)]
@@ -64,7 +70,7 @@ class Server(BaseModel):
     extensions: list[str] = Field(examples=[list(EXTENSIONS)])
 
 
-class Health(BaseModel):
+class ServerHealth(BaseModel):
     """Whether the server can answer."""
 
     live: bool
@@ -105,7 +111,7 @@ class IndexEntry(BaseModel):
     reason: str = Field(description="Why it is in that state, where there is something to say.", examples=[""])
 
 
-class Moved(BaseModel):
+class RepositoryState(BaseModel):
     """What became of a model."""
 
     name: str = Field(examples=["digits"])
@@ -120,22 +126,22 @@ async def server() -> Server:
 
 
 @router.get("/health/live", summary="Is the server alive?")
-async def live() -> Health:
+async def live() -> ServerHealth:
     """Answers 200 as long as the process runs. Needs no key."""
-    return Health(live=True, ready=True)
+    return ServerHealth(live=True, ready=True)
 
 
 @router.get("/health/ready", summary="Is the server ready?", responses=problems(503))
-def ready(service: Shared) -> Health:
+def ready(service: Shared) -> ServerHealth:
     """Answers 200 when the store can be reached and every model's champion is open, else 503. Needs no key."""
     service.live.check()
-    return Health(live=True, ready=True)
+    return ServerHealth(live=True, ready=True)
 
 
-@router.get("/models/{name}", summary="What a model takes and answers", responses=problems(401, 404, 409, 422, 503))
 @router.get(
     "/models/{name}/versions/{version}", summary="The same of one version", responses=problems(401, 404, 409, 422)
 )
+@router.get("/models/{name}", summary="What a model takes and answers", responses=problems(401, 404, 409, 422, 503))
 def model(name: str, service: Shared, version: str | None = None) -> ModelInfo:
     """Inputs and outputs of a model; `name` may be `NAME@VERSION` or `NAME@ALIAS`, `version` a number or an alias."""
     served = service.live.get(address(name, version))
@@ -149,17 +155,22 @@ def model(name: str, service: Shared, version: str | None = None) -> ModelInfo:
     )
 
 
-@router.get("/models/{name}/ready", summary="Is a model ready?", responses=problems(401, 404, 409, 422, 503))
 @router.get(
     "/models/{name}/versions/{version}/ready", summary="Is a version ready?", responses=problems(401, 404, 409, 422)
 )
+@router.get("/models/{name}/ready", summary="Is a model ready?", responses=problems(401, 404, 409, 422, 503))
 def model_ready(name: str, service: Shared, version: str | None = None) -> ModelHealth:
     """Answers 200 when the model answers requests, opening it if it is not open yet; 409 where it was unloaded."""
     served = service.live.get(address(name, version))
     return ModelHealth(name=served.resolved.name, ready=True)
 
 
-@router.post("/repository/index", summary="What models there are", responses=problems(400, 401, 403, 422, 503))
+@router.post(
+    "/repository/index",
+    summary="What models there are",
+    responses=problems(400, 401, 403, 422, 503),
+    openapi_extra=_takes({"ready": False}),
+)
 async def index(request: Request, service: Shared, _: Admin) -> list[IndexEntry]:
     """Every version of every model. The body may be empty, or `{"ready": true}` for those that answer only. Needs the
     scope `admin`."""
@@ -171,8 +182,13 @@ async def index(request: Request, service: Shared, _: Admin) -> list[IndexEntry]
     return [entry for entry in entries if entry.state == "READY" or not only]
 
 
-@router.post("/repository/models/{name}/load", summary="Load a model", responses=problems(400, 401, 403, 404, 409, 422))
-async def load(name: str, request: Request, service: Shared, caller: Admin) -> Moved:
+@router.post(
+    "/repository/models/{name}/load",
+    summary="Load a model",
+    responses=problems(400, 401, 403, 404, 409, 422),
+    openapi_extra=_takes({}),
+)
+async def load(name: str, request: Request, service: Shared, caller: Admin) -> RepositoryState:
     """Has a model answer again after it was unloaded, in every process of the store; opens its champion. The body may
     be empty. Needs the scope `admin`."""
     if given := await _parameters(request):
@@ -181,18 +197,23 @@ async def load(name: str, request: Request, service: Shared, caller: Admin) -> M
             "register other bundles with `vaegis models import`."
         )
     await anyio.to_thread.run_sync(service.live.load, name, caller.name)
-    return Moved(name=name, state="READY")
+    return RepositoryState(name=name, state="READY")
 
 
-@router.post("/repository/models/{name}/unload", summary="Unload a model", responses=problems(400, 401, 403, 404, 422))
-async def unload(name: str, request: Request, service: Shared, caller: Admin) -> Moved:
+@router.post(
+    "/repository/models/{name}/unload",
+    summary="Unload a model",
+    responses=problems(400, 401, 403, 404, 422),
+    openapi_extra=_takes({"parameters": {"unload_dependents": False}}),
+)
+async def unload(name: str, request: Request, service: Shared, caller: Admin) -> RepositoryState:
     """Closes a model in every process of the store; it answers 409 until it is loaded again, and requests under way
     are answered. The body may be empty. Needs the scope `admin`."""
     given = await _parameters(request)
     if given.keys() - {"unload_dependents"}:  # no model depends on another, whatever it says
         raise Refusal(f"There is no parameter {sorted(given)[0][:70]!r} here; there is unload_dependents.")
     await anyio.to_thread.run_sync(service.live.unload, name, caller.name)
-    return Moved(name=name, state="UNAVAILABLE")
+    return RepositoryState(name=name, state="UNAVAILABLE")
 
 
 class InferPath:
