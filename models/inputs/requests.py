@@ -204,7 +204,7 @@ def _bytes(data: Any) -> NDArray[np.uint8] | None:
             shape.append(_length(level))
             level = list(chain.from_iterable(level))
         shape.append(_length(level))
-        return np.frombuffer(b"".join(map(bytes, level)), np.uint8).reshape(shape)
+        return np.frombuffer(bytearray(chain.from_iterable(level)), np.uint8).reshape(shape)
     except (TypeError, ValueError, IndexError, KeyError):
         return None
 
