@@ -13,7 +13,7 @@ export GOMP_SPINCOUNT ?= 0
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-slow check acceptance wheel clean bench-quality bench-calibration bench-speed bench-choose
+.PHONY: help setup demo serve test test-slow check acceptance wheel clean bench-quality bench-calibration bench-serving bench-swaps bench-gpu bench-speed bench-choose
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -59,6 +59,16 @@ bench-quality: $(STAMP) ## detection quality on the data sets in ../shared/data 
 
 bench-calibration: $(STAMP) ## false alarms and p-values against truth on the same data
 	$(BIN)/python -m tests.bench.calibration $(if $(QUICK),--panel small)
+
+bench-serving: $(STAMP) ## serving against FastAPI, MLServer, LitServe, BentoML and the bare runtime (QUICK=1: short)
+	$(BIN)/python -m tests.bench.serving
+
+bench-swaps: $(STAMP) ## 200 promotions, then SIGTERM, under 64 connections: requests that failed
+	$(BIN)/python -m tests.bench.swaps
+	$(BIN)/python -m tests.bench.swaps --workers 2
+
+bench-gpu: $(STAMP) ## on a machine with a GPU: scoring against bare onnxruntime and torch.compile
+	$(BIN)/python -m tests.bench.gpu
 
 bench-speed: $(STAMP) ## fit time, scoring against bare onnxruntime, memory
 	$(BIN)/python -m tests.bench.speed

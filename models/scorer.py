@@ -6,30 +6,67 @@ normalised per sample, and a sample whose evidence is not finite is `unjudged`, 
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.blocks import Block
+from models.bound import open_graph
 from models.bundle import SCORE, Bundle
 from models.calibration import ALL, Decision, decide
 from models.errors import Refusal
+from models.sessions import Cuda, Device
 from models.spec import InputSpec
 
-Device = Literal["auto", "cuda", "cpu"]
+CUDA = Cuda()
 Floats = NDArray[np.float64]
-
-log = logging.getLogger("vaegis.scorer")
 
 BATCH_VALUES = 2**18  # values per graph call: enough to fill a core, small enough to stay in its cache
 BATCH_MOST = 1024
+CUDA_VALUES = 2**24  # a GPU is filled by more
+# See `Pace`.
+SOON_SECONDS, QUICK_SECONDS, SLOW_SECONDS, PAYS = 0.0005, 0.006, 0.05, 1.2
 
 OK, ANOMALOUS, UNJUDGED = "ok", "anomalous", "unjudged"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the graph says of parts, which may be those of several blocks."""
+
+    values: Floats  # (terms, m) raw evidence, `score` first
+    p_values: Floats  # (terms, m) conformal, against all calibration samples; meaningless where evidence is not finite
+    p_tail: Floats  # (m,) of `score`, as `Reference.p_tail`
+    finite: bool  # every value is
+    maps: NDArray[np.float32] | None  # (m, *spec.map_shape)
+
+    def __len__(self) -> int:
+        return len(self.p_tail)
+
+    def cut(self, start: int, stop: int, maps: bool) -> Found:
+        """Parts start to stop, with their maps or without."""
+        return Found(
+            self.values[:, start:stop],
+            self.p_values[:, start:stop],
+            self.p_tail[start:stop],
+            self.finite,
+            self.maps[start:stop] if maps and self.maps is not None else None,
+        )
+
+
+def join(found: Sequence[Found]) -> Found:
+    """Of parts that follow one another."""
+    return Found(
+        np.concatenate([f.values for f in found], axis=1),
+        np.concatenate([f.p_values for f in found], axis=1),
+        np.concatenate([f.p_tail for f in found]),
+        all(f.finite for f in found),
+        np.concatenate([f.maps for f in found if f.maps is not None]) if found[0].maps is not None else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -58,11 +95,25 @@ class Verdicts:
         return len(self.status)
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How many parts a graph is best called with."""
+
+    best: int  # the most that are done within a few milliseconds, or up to which doubling made more of each second
+    soon: int  # so few that they are done sooner than a thread could be told to do them; may be 0
+
+
 class Graph:
     """A score graph, open on a device. Safe to call from several threads."""
 
     def __init__(
-        self, raw: bytes, spec: InputSpec, device: Device = "auto", threads: int = 0, spin: bool = True
+        self,
+        raw: bytes,
+        spec: InputSpec,
+        device: Device = "auto",
+        threads: int = 0,
+        spin: bool = True,
+        cuda: Cuda = CUDA,
     ) -> None:
         """Opens the graph.
 
@@ -70,17 +121,19 @@ class Graph:
             device: `cuda` is strict; `auto` takes CUDA where it works and says when it does not.
             threads: of onnxruntime within one call; 0 leaves it to onnxruntime.
             spin: whether its idle threads wait by spinning: a call starts sooner, other work on the cores gets less.
+            cuda: what is done on a GPU beyond running there.
 
         Raises:
             Refusal: `cuda` was asked for and cannot be had.
         """
         self.spec = spec
-        self._session, self.device = open_session(raw, device, threads, spin)
-        names = [o.name for o in self._session.get_outputs() if o.name != "map"]
+        session, self.device, self._run = open_graph(raw, device, threads, spin, cuda, spec.shape)
+        names = [o.name for o in session.get_outputs() if o.name != "map"]
         self.terms = ["score", *(n for n in names if n != "score")]
-        taken = {i.name for i in self._session.get_inputs()}
+        taken = {i.name for i in session.get_inputs()}
         self._masked, self._conditional = "mask" in taken, "condition" in taken
-        self._batch = max(1, min(BATCH_MOST, BATCH_VALUES // int(np.prod(spec.shape))))
+        values = CUDA_VALUES if self.device == "cuda" else BATCH_VALUES
+        self._batch = max(1, min(BATCH_MOST, values // int(np.prod(spec.shape))))
 
     def run(
         self, parts: NDArray[Any], maps: bool = False, batch: int = 0, conditions: NDArray[np.int64] | None = None
@@ -99,11 +152,31 @@ class Graph:
             feed = self._feed(parts[i : i + size])
             if conditions is not None:
                 feed["condition"] = conditions[i : i + size]
-            runs.append(self._session.run(names, feed))
+            runs.append(self._run(names, feed))
         if not runs:
             shape = (0, *self.spec.map_shape)
             return {n: np.empty(shape if n == "map" else 0, np.float32) for n in names}
         return {n: np.concatenate([r[i] for r in runs]) if len(runs) > 1 else runs[0][i] for i, n in enumerate(names)}
+
+    def warm(self) -> Pace:
+        """Runs every batch size 1, 2, 4, ... once, so that no request waits for what a first run allocates."""
+        size, rate, soon = 1, 0.0, 0
+        while True:
+            parts = np.zeros((size, *self.spec.shape), self.spec.dtype)
+            conditions = np.zeros(size, np.int64) if self._conditional else None
+            self.run(parts, True, size, conditions)
+            seconds = min(self._timed(parts, conditions) for _ in range(3))
+            soon = size if seconds <= SOON_SECONDS else soon
+            paid, rate = size / seconds >= PAYS * rate, size / seconds
+            # The next size is not tried to be found wanting: its memory would be kept.
+            if 2 * size > self._batch or 2 * seconds > (SLOW_SECONDS if paid else QUICK_SECONDS):
+                return Pace(size, soon)
+            size *= 2
+
+    def _timed(self, parts: NDArray[Any], conditions: NDArray[np.int64] | None) -> float:
+        began = time.perf_counter()
+        self.run(parts, False, len(parts), conditions)
+        return max(time.perf_counter() - began, 1e-9)
 
     def _feed(self, parts: NDArray[Any]) -> dict[str, NDArray[Any]]:
         parts = np.ascontiguousarray(parts)
@@ -116,11 +189,17 @@ class Graph:
 class Scorer:
     """A bundle open for scoring. Safe to call from several threads."""
 
-    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int = 0, spin: bool = True) -> None:
+    def __init__(
+        self, bundle: Bundle, device: Device = "auto", threads: int = 0, spin: bool = True, cuda: Cuda = CUDA
+    ) -> None:
         """Opens the bundle's graph; see `Graph` for the arguments."""
         self.bundle = bundle
         self.calibration = bundle.calibration
-        self.graph = Graph(bundle.read(SCORE), bundle.spec, device, threads, spin)
+        self.graph = Graph(bundle.read(SCORE), bundle.spec, device, threads, spin, cuda)
+        self._row = {t: i for i, t in enumerate(self.terms)}
+        terms = self.calibration.groups[ALL].terms
+        self._clean = [terms[t] for t in self.terms]
+        self._counts = np.array([[1.0 + len(c.values)] for c in self._clean])
 
     @property
     def spec(self) -> InputSpec:
@@ -138,23 +217,70 @@ class Scorer:
 
     def evidence(self, block: Block, maps: bool = False) -> Evidence:
         """Raw evidence of a block's samples; a sample is as strange as its strangest part."""
-        out = self.graph.run(block.parts, maps, conditions=block.conditions)
-        n = len(block)
-        judged = np.flatnonzero(block.count > 0)
-        values: dict[str, Floats] = {}
-        for term in self.terms:
-            column = np.full(n, np.nan)
-            column[judged] = strongest(out[term].astype(np.float64), block.first[judged], block.count[judged])
-            values[term] = column
-        return Evidence(values=values, maps=sample_maps(block, out["map"]) if maps else None)
+        return self._gathered(block, self.find(block.parts, maps, block.conditions))
 
     def verdicts(self, block: Block, decision: Decision, maps: bool = False) -> Verdicts:
-        """Verdicts on a block's samples.
+        """Verdicts on a block's samples; see `judged`."""
+        return self.judged(block, decision, self.find(block.parts, maps, block.conditions))
+
+    def find(self, parts: NDArray[Any], maps: bool = False, conditions: NDArray[np.int64] | None = None) -> Found:
+        """Runs the graph over (m, *spec.shape) parts and looks their evidence up in the calibration."""
+        out = self.graph.run(parts, maps, conditions=conditions)
+        values = np.array([out[t] for t in self.terms], np.float64)
+        below = np.array([c.values.searchsorted(v) for c, v in zip(self._clean, values, strict=True)], np.float64)
+        p_values = (self._counts - below) / self._counts
+        finite = bool(np.isfinite(values).all())
+        return Found(values, p_values, self._tail(values[0], p_values[0]), finite, out.get("map"))
+
+    def _tail(self, score: Floats, p_values: Floats) -> Floats:
+        """As `Reference.p_tail`, of scores whose conformal p-values are known."""
+        tail = self._clean[0].tail
+        if tail is None:
+            return np.full(len(score), np.nan)
+        beyond = score > tail.start
+        return np.where(beyond, tail.p(score), p_values) if beyond.any() else p_values
+
+    def judged(self, block: Block, decision: Decision, found: Found) -> Verdicts:
+        """Verdicts on a block's samples from what the graph says of its parts.
 
         Where the block names calibration groups and the decision none, each sample is held against its own group's
         calibration at the decision's rate; `Verdicts.decision` stays the one for all.
         """
-        found = self.evidence(block, maps)
+        one_each = len(block.parts) == len(block) and block.place is None and not block.errors
+        if one_each and found.finite and block.groups is None and not decision.group:
+            return self._plain(block, decision, found)
+        return self._judged(block, decision, self._gathered(block, found))
+
+    def _plain(self, block: Block, decision: Decision, found: Found) -> Verdicts:
+        """The same where every sample is one part, is finite and is held against all calibration samples."""
+        deciding = found.values[self._row[decision.decide_by]]
+        if decision.decide_by == "score":
+            p_tail = found.p_tail
+        else:
+            p_tail = self.calibration.groups[ALL].terms[decision.decide_by].p_tail(deciding)
+        anomalous = deciding > decision.threshold
+        return Verdicts(
+            block=block,
+            decision=decision,
+            status=[ANOMALOUS if a else OK for a in anomalous.tolist()],
+            evidence=dict(zip(self.terms, found.values, strict=True)),
+            p_values=dict(zip(self.terms, found.p_values, strict=True)),
+            p_tail=p_tail,
+            anomalous=anomalous,
+            maps=None if found.maps is None else list(found.maps),
+        )
+
+    def _gathered(self, block: Block, found: Found) -> Evidence:
+        n = len(block)
+        judged = np.flatnonzero(block.count > 0)
+        values: dict[str, Floats] = {}
+        for term, parts in zip(self.terms, found.values, strict=True):
+            column = np.full(n, np.nan)
+            column[judged] = strongest(parts, block.first[judged], block.count[judged])
+            values[term] = column
+        return Evidence(values=values, maps=None if found.maps is None else sample_maps(block, found.maps))
+
+    def _judged(self, block: Block, decision: Decision, found: Evidence) -> Verdicts:
         n = len(block)
         errors = dict(block.errors)
         finite = np.ones(n, bool)
@@ -199,42 +325,6 @@ class Scorer:
                 yield decide(self.calibration, decision.alpha, given, decision.decide_by, name or None), chosen
             except Refusal as refusal:
                 errors.update(dict.fromkeys(chosen.tolist(), str(refusal)))
-
-
-def open_session(
-    raw: bytes, device: Device = "auto", threads: int = 0, spin: bool = True
-) -> tuple[ort.InferenceSession, str]:
-    """An onnxruntime session from a graph's bytes, and the device it really runs on.
-
-    `get_available_providers` lists CUDA on machines without a GPU, and a session that fails to get it falls back
-    without an error: only the session's own providers tell.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4 if device == "auto" else 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-    wanted = ["CPUExecutionProvider"]
-    if device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers() and _has_gpu():
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
-        wanted.insert(0, "CUDAExecutionProvider")
-    session = ort.InferenceSession(raw, options, providers=wanted)
-    got = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
-    if device == "cuda" and got != "cuda":
-        raise Refusal(
-            "Device cuda was asked for, but onnxruntime has no working CUDA provider here (it needs a GPU, CUDA 13 "
-            "and cuDNN 9). Install them or ask for device cpu."
-        )
-    if device == "auto" and got == "cpu" and _has_gpu():
-        log.warning("a GPU is present but onnxruntime could not use it; scoring on the CPU")
-    return session, got
-
-
-def _has_gpu() -> bool:
-    """Whether the NVIDIA driver shows a device; asking CUDA itself on a bare machine only logs errors."""
-    from pathlib import Path
-
-    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
 
 
 def strongest(values: Floats, first: NDArray[np.int64], count: NDArray[np.int64]) -> Floats:

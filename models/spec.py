@@ -33,6 +33,7 @@ class ImageSpec:
     calibrate_by: str | None = None  # what names a sample's calibration group (see models.sources)
     missing: Missing = "refuse"
     conditions: tuple[str, ...] = ()  # classes or recipes told with each sample; () = none are
+    draft: bool = False  # JPEG files much larger than the graph's input are decoded at a part of their size
     kind: ClassVar[Kind] = "image"
 
     @property
@@ -119,9 +120,9 @@ INVARIANCES: dict[str, tuple[str, ...]] = {
 
 
 def to_json(spec: InputSpec) -> dict[str, Any]:
-    """The spec as plain JSON values, `kind` first; `conditions` only where there are some, so that specs written before
-    there were any keep their digest."""
-    return {"kind": spec.kind, **{k: v for k, v in asdict(spec).items() if v or k != "conditions"}}
+    """The spec as plain JSON values, `kind` first; `conditions` and `draft` only where they say something, so that
+    specs written before there were any keep their digest."""
+    return {"kind": spec.kind, **{k: v for k, v in asdict(spec).items() if v or k not in ("conditions", "draft")}}
 
 
 def from_json(data: dict[str, Any]) -> InputSpec:

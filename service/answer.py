@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -10,13 +11,32 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from models.blocks import Block
+from models.errors import TooLarge
 from models.events import Debounce, Event
 from models.maps import to_png
 from models.scorer import ANOMALOUS, UNJUDGED, Verdicts
-from models.spec import SeriesSpec
+from models.spec import InputSpec, SeriesSpec
 from service.live import Served
 
 Maps = Literal["none", "png", "array"]
+
+
+def check_maps(spec: InputSpec, block: Block, most: int) -> None:
+    """Holds what an answer with maps will take to a limit, before anything is scored.
+
+    Raises:
+        TooLarge: more than `most` bytes.
+    """
+    # A row of a series has a map of one value per column; that of a tiled image has the image's size.
+    each = len(spec.columns) if isinstance(spec, SeriesSpec) else math.prod(spec.map_shape)
+    values = sum(h * w for h, w in block.extents) if block.extents is not None else len(block) * each
+    size = values * 4 * 4 // 3  # float32 as base64; a PNG is smaller
+    if size > most:
+        raise TooLarge(
+            f"The maps of {len(block)} samples make an answer of {size} bytes, more than the {most} of "
+            "VAEGIS_MAX_ANSWER_BYTES. Send fewer samples at a time, or leave maps out."
+        )
 
 
 def render(served: Served, verdicts: Verdicts, maps: Maps) -> bytes:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -13,15 +16,20 @@ from fastapi_offline import FastAPIOffline
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from service import errors
+from models.sessions import Cuda
+from service import errors, tracing
 from service.auth import OPEN_FOLDER, Gate, is_loopback
+from service.decoding import Decoders
 from service.live import Live
-from service.metrics import Metrics
+from service.metrics import SHARED, Metrics
 from service.middleware import Envelope
-from service.routes import health, models, score, score_docs
+from service.protocol import REFUSED
+from service.ratelimit import Rates, SharedBuckets
+from service.routes import health, models, oip, score, score_docs
 from service.settings import Settings
-from service.state import Service, Turns
+from service.state import Admission, Service
 from service.store.keys import Keys
 from service.store.registry import Registry
 
@@ -38,33 +46,55 @@ sentence that says what to do. If the service has keys, send one as `Authorizati
 _TAGS = [
     {"name": "Scoring", "description": "Samples in, verdicts out."},
     {"name": "Models", "description": "What there is, what it takes, which version answers."},
+    {"name": oip.TAG, "description": "Version 2, with binary tensors and the model repository; see docs/oip.md."},
     {"name": "Operation", "description": "For whoever runs the service."},
 ]
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     """The app, with its store open and its device tried.
+
+    Args:
+        worker: the number of this process among those that share a socket.
 
     Raises:
         Refusal: the store or the device that the settings name cannot be used.
     """
+    release = version("vaegis")
+    spans = tracing.provider(release)
     registry = Registry.open(settings)
     try:
-        live = Live(registry, settings.device, settings.threads, settings.open_models)
+        live = Live(
+            registry,
+            settings.device,
+            settings.threads,
+            settings.model_bytes,
+            lanes=settings.lanes,
+            cuda=Cuda(settings.cuda_graphs, settings.home / "tensorrt" if settings.tensorrt else None),
+        )
     except BaseException:
         registry.close()
         raise
-    release = version("vaegis")
-    metrics = Metrics(live, release)
+    metrics = Metrics(live, release, worker)
+    decoders = Decoders(
+        settings.decoders,
+        settings.decoder_memory_bytes,
+        settings.decode_seconds,
+        lambda reason: metrics.decoders_lost.labels(reason).inc(),
+    )
     gate = Gate(Keys(registry.database), always=not is_loopback(settings.host))
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         # Beside the requests: what is not open yet is opened by whoever asks for it, and /readyz tells.
-        opening = threading.Thread(target=live.start, name="vaegis-opening", daemon=True)
+        opening = threading.Thread(target=_serve_models, args=(live,), name="vaegis-models", daemon=True)
         opening.start()
-        yield
+        yield {REFUSED: lambda reason: metrics.rejected.labels(reason).inc()}
+        live.stop()
+        decoders.close()
         registry.close()
+        if spans is not None:
+            spans.shutdown()
         structlog.get_logger("vaegis").info("stopped")
 
     app = FastAPIOffline(
@@ -77,18 +107,37 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_tags=_TAGS,
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # there are our own
         swagger_ui_parameters={"defaultModelsExpandDepth": -1},  # schemas show beside their routes
     )
     assert isinstance(app, FastAPI)
-    app.router.routes.append(score.route())
+    app.router.routes += [score.route(), *oip.routes()]
     app.router.routes.append(Route("/", _to_docs))
     app.include_router(models.router)
+    app.include_router(oip.router)
     app.include_router(health.router)
     app.openapi = lambda: score_docs.complete(app)  # type: ignore[method-assign]
     errors.install(app)
-    app.add_middleware(Envelope, gate=gate, metrics=metrics, max_body_bytes=settings.max_body_bytes)
-    app.state.service = Service(settings, registry, live, metrics, Turns(settings.concurrency, settings.queue))
+    admission = Admission(settings.queue_samples, settings.queue_bytes, settings.concurrency)
+    service = Service(settings, registry, live, metrics, decoders, admission)
+    shared = os.environ.get(SHARED)  # a folder, where this is one of several workers
+    rates = Rates(settings.rate, SharedBuckets(Path(shared) / "rates") if shared else None)
+    layers = app.build_middleware_stack
+
+    def build() -> ASGIApp:
+        # Around FastAPI's own layers, which the scoring routes have no use for.
+        inside = score.ScorePath(oip.InferPath(layers(), service), service)
+        whole = Envelope(inside, gate, rates, metrics, settings.max_body_bytes, settings.queue_bytes)
+        return whole if spans is None else tracing.Tracing(whole, spans)
+
+    app.build_middleware_stack = build  # type: ignore[method-assign]
+    app.state.service = service
     return app
+
+
+def _serve_models(live: Live) -> None:
+    live.start()
+    live.watch()
 
 
 async def _to_docs(_: Request) -> Response:

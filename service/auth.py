@@ -6,11 +6,13 @@ any other address a key is always needed, so that revoking the last one locks th
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 import anyio.to_thread
 from starlette.datastructures import Headers
@@ -20,8 +22,11 @@ from starlette.types import Scope
 from models.errors import NotAllowed, NotAuthenticated, Refusal
 from service.store.keys import SCOPES, Key, Keys, digest, public_id
 
-FRESH_SECONDS = 1.0  # how long a read of the keys is believed: revocation by another process is seen after it
-OPEN = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")  # these say nothing about models or data
+LOOK_SECONDS = 0.001  # requests that come in together need not all ask the store whether it has changed
+FRESH_SECONDS = 1.0  # how long a read of the keys is believed, where the store does not tell of changes itself
+# These say nothing about models or data.
+OPEN = ("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json")
+SAFE = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
 OPEN_FOLDER = "/docs-assets/"
 
 
@@ -31,19 +36,24 @@ class Caller:
 
     name: str
     scopes: frozenset[str]
+    key: str = ""  # id of the key
+    rate: float | None = None  # of the key
 
 
 ANYBODY = Caller("anybody", frozenset(SCOPES))
 
 
 class Gate:
-    """Checks the key of every request against the store's, read at most once a second."""
+    """Checks the key of every request against the store's, which are read again when the store has changed."""
 
     def __init__(self, keys: Keys, always: bool, clock: Callable[[], float] = time.monotonic) -> None:
         """`always`: ask for a key even while there is none."""
         self._keys, self._always, self._clock = keys, always, clock
         self._live: dict[str, Key] = {}
         self._until = float("-inf")
+        self._stamp: int | None = None
+        self._looked = float("-inf")  # when the keys were last found to be the store's
+        self._reading = asyncio.Lock()  # of many requests that find the keys stale, one reads them
 
     async def caller(self, headers: Headers) -> Caller:
         """Who asks.
@@ -51,8 +61,10 @@ class Gate:
         Raises:
             NotAuthenticated: a key is needed and none, an unknown or a revoked one was given.
         """
-        if self._clock() >= self._until:
-            await anyio.to_thread.run_sync(self._read)
+        if self._stale():
+            async with self._reading:
+                if self._stale():
+                    await anyio.to_thread.run_sync(self._read)
         if not self._live and not self._always:
             return ANYBODY
         text = _given(headers)
@@ -62,11 +74,22 @@ class Gate:
         # Compared even for an unknown id, so that the time taken does not tell which ids exist.
         if not hmac.compare_digest(digest(text), key.sha256 if key else "0" * 64) or key is None:
             raise NotAuthenticated("The key is not known or was revoked; ask whoever runs the service for another.")
-        return Caller(key.name, key.scopes)
+        return Caller(key.name, key.scopes, key.id, key.rate)
+
+    def _stale(self) -> bool:
+        now = self._clock()
+        if now < self._looked + LOOK_SECONDS:
+            return False
+        if now >= self._until or self._keys.stamp() != self._stamp:
+            return True
+        self._looked = now
+        return False
 
     def _read(self) -> None:
-        live = {k.id: k for k in self._keys.list() if k.revoked is None}
-        self._live, self._until = live, self._clock() + FRESH_SECONDS
+        # The stamp first: what changes while the keys are read is seen by the next request.
+        stamp, until = self._keys.stamp(), self._clock() + FRESH_SECONDS
+        self._live = {k.id: k for k in self._keys.list() if k.revoked is None}
+        self._stamp, self._until = stamp, until
 
 
 def is_open(path: str) -> bool:
@@ -92,6 +115,22 @@ def allow(scope: Scope, needed: str) -> Caller:
 def admin(request: Request) -> Caller:
     """The caller, who must have the scope admin; for routes to depend on."""
     return allow(request.scope, "admin")
+
+
+def check_origin(method: str, headers: Headers) -> None:
+    """Refuses what a page of another site has a browser send here. Where a key is needed, no page has one; where none
+    is, the browser stands on the machine that may ask.
+
+    Raises:
+        NotAllowed: the page that asks is not one of this service.
+    """
+    origin = headers.get("origin")
+    if method in SAFE or origin is None or urlsplit(origin).netloc == headers.get("host"):
+        return
+    raise NotAllowed(
+        f"A page of {origin[:100]} asks, and while there are no keys this service answers its own pages only. Make a "
+        "key with `vaegis keys create NAME`, and send it."
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -17,7 +17,7 @@ class _Part:
     headers: dict[str, str] = field(default_factory=dict)
     name: bytearray = field(default_factory=bytearray)  # of the header being read
     value: bytearray = field(default_factory=bytearray)
-    body: bytearray = field(default_factory=bytearray)
+    body: list[bytes] = field(default_factory=list)
 
 
 def files(content_type: str, body: bytes, most: int) -> list[tuple[str, bytes]]:
@@ -53,7 +53,7 @@ def files(content_type: str, body: bytes, most: int) -> list[tuple[str, bytes]]:
             boundary,
             {
                 "on_part_begin": begin,
-                "on_part_data": lambda data, i, j: parts[-1].body.extend(data[i:j]),
+                "on_part_data": lambda data, i, j: parts[-1].body.append(data[i:j]),
                 "on_header_field": lambda data, i, j: parts[-1].name.extend(data[i:j]),
                 "on_header_value": lambda data, i, j: parts[-1].value.extend(data[i:j]),
                 "on_header_end": header_done,
@@ -81,4 +81,4 @@ def _file(part: _Part, i: int) -> tuple[str, bytes]:
         )
     # Only the last part of a path a client may have sent.
     given = options.get(b"filename", b"").decode("utf-8", "replace").replace("\\", "/").rsplit("/", 1)[-1]
-    return given[:255] or f"file-{i}", bytes(part.body)
+    return given[:255] or f"file-{i}", b"".join(part.body)

@@ -6,6 +6,7 @@ and a test holds docs/operations.md to that list.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,21 +37,42 @@ class Settings(BaseSettings):
         description="Address the service listens on; any other than loopback needs a key to exist.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port the service listens on; 0 takes a free one.")
+    workers: int = Field(
+        default=1, ge=1, le=256, description="Processes that answer on the port; each opens the models for itself."
+    )
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto",
         description="Where graphs run: cuda is strict, auto takes CUDA where it works and says when it does not.",
     )
+    cuda_graphs: bool = Field(
+        default=True, description="On a GPU, record each batch size once and replay it, where the model allows that."
+    )
+    tensorrt: bool = Field(
+        default=False,
+        description="On a GPU, run graphs by TensorRT, which must be installed; its engines are kept in the home.",
+    )
     threads: int = Field(
-        default=0, ge=0, le=1024, description="CPU threads of one graph call; 0 leaves it to onnxruntime."
+        default=0,
+        ge=0,
+        le=1024,
+        description="CPU threads of one graph call; 0 means one, and several calls share the cores.",
     )
     concurrency: int = Field(
-        default=4, ge=1, le=1024, description="Requests decoded and scored at the same time; the others wait in turn."
+        default=4, ge=1, le=1024, description="Large bodies decoded at the same time, files aside; the others wait."
     )
-    queue: int = Field(
-        default=256, ge=0, description="Requests that may wait for their turn; more are answered 503 at once."
+    queue_samples: int = Field(
+        default=8192, ge=1, description="Samples that may wait or be scored; beyond it requests get a 429."
     )
-    open_models: int = Field(
-        default=16, ge=1, description="Model versions kept open; the least recently used is closed beyond that."
+    queue_bytes: int = Field(
+        default=256 * 2**20,
+        ge=1,
+        description="Bytes of bodies, and of the samples in them, that may wait or be scored; beyond it a 429.",
+    )
+    model_bytes: int = Field(
+        default=2 * 2**30,
+        ge=1,
+        description="Memory that open versions may take together, in bytes, as estimated; the least recently used are "
+        "closed beyond that.",
     )
     max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body, in bytes; more is a 413.")
     max_samples: int = Field(default=65_536, ge=1, description="Most samples in one request; more is a 413.")
@@ -59,6 +81,52 @@ class Settings(BaseSettings):
     )
     max_pixels: int = Field(
         default=50_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
+    )
+    max_answer_bytes: int = Field(
+        default=256 * 2**20, ge=1, description="Largest answer, in bytes, as far as its maps make it; more is a 413."
+    )
+    decoders: int = Field(
+        default=2,
+        ge=0,
+        le=64,
+        description="Processes that decode images, started when the first one comes; 0 decodes in the service itself.",
+    )
+    decoder_memory_bytes: int = Field(
+        default=1280 * 2**20, ge=2**20, description="Memory that decoding one image may take, in bytes."
+    )
+    decode_seconds: int = Field(default=10, ge=1, description="Seconds that decoding one image may take.")
+    rate: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Samples a second for a key without a rate of its own, and for callers without a key; 0 sets no "
+        "bounds.",
+    )
+    tls_cert: str = Field(
+        default="", description="File of the certificate chain (PEM); with VAEGIS_TLS_KEY the service speaks https."
+    )
+    tls_key: str = Field(
+        default="", description="File of the certificate's private key (PEM), without a password; 0600 is best."
+    )
+    connections: int = Field(
+        default=1000, ge=1, description="Connections open at a time; further ones are answered 503 and closed."
+    )
+    header_seconds: float = Field(
+        default=10.0, gt=0, allow_inf_nan=False, description="Seconds a client gets to send the head of a request."
+    )
+    body_seconds: float = Field(
+        default=300.0, gt=0, allow_inf_nan=False, description="Seconds a client gets to send a body; more is a 408."
+    )
+    body_bytes_per_second: float = Field(
+        default=1000.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Least bytes a second, in the mean, at which a client must send its body and read its answer.",
+    )
+    keep_alive_seconds: int = Field(
+        default=75,
+        ge=1,
+        description="Seconds a connection stays open between requests; keep it longer than a proxy in front does.",
     )
     shutdown_seconds: int = Field(
         default=30, ge=0, description="Seconds that accepted requests get to finish after SIGTERM or Ctrl+C."
@@ -79,9 +147,19 @@ class Settings(BaseSettings):
         return self.store_url or f"sqlite:///{self.home / 'vaegis.sqlite'}"
 
     @property
+    def lanes(self) -> int:
+        """Graph calls of one version at the same time, so that all workers together use the cores that there are."""
+        return max(1, _cores() // (self.threads or 1) // self.workers)
+
+    @property
     def bundles(self) -> Path:
         """The folder of registered bundles, each under its digest."""
         return self.home / "bundles"
+
+
+def _cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_settings(**options: Any) -> Settings:

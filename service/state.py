@@ -2,49 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import anyio
 from starlette.requests import Request
 
-from service.errors import Busy
+from service.decoding import Decoders
+from service.errors import Full
 from service.live import Live
 from service.metrics import Metrics
 from service.settings import Settings
 from service.store.registry import Registry
 
 
-@dataclass
-class Turns:
-    """How many requests are scored at once, and how many may wait for that."""
+class Admission:
+    """What is received, waits or is being scored, bounded in samples and in bytes. Used on the event loop only.
 
-    at_once: int
-    queue: int
-    limiter: anyio.CapacityLimiter = field(init=False)
-    _inside: int = 0
+    Bodies that are still coming in are bounded by `service.middleware`.
+    """
 
-    def __post_init__(self) -> None:
-        self.limiter = anyio.CapacityLimiter(self.at_once)
+    def __init__(self, samples: int, size: int, decoding: int) -> None:
+        """
+        Args:
+            samples: beyond which nothing more is let in; a request counts as one until it is decoded, and for a quarter
+                of all at most, since it takes turns with others in the graph and must not shut them out.
+            size: the same for the bytes of decoded samples.
+            decoding: bodies that threads may decode at the same time.
+        """
+        self._most_samples, self._most_bytes = samples, size
+        self.most_of_one = max(1, samples // 4)
+        self.samples, self.bytes = 0, 0
+        self.limiter = anyio.CapacityLimiter(decoding)
 
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Counts a request while it is received, waits and is scored. Called on the event loop only.
+    def enter(self) -> Place:
+        """Lets a request in; the place must be left again.
 
         Raises:
-            Busy: too many wait already.
+            Full: there is as much in already as may be. The last one let in may go beyond: a large one could otherwise
+                never come in.
         """
-        if self._inside >= self.at_once + self.queue:
-            raise Busy(
-                f"{self._inside} requests are being answered or wait, the most this service takes. Try again in a "
-                "moment, or raise VAEGIS_QUEUE."
+        if self.samples >= self._most_samples:
+            raise Full(
+                f"{self.samples} samples are being scored or wait, and this service takes {self._most_samples}. Try "
+                "again in a moment, or raise VAEGIS_QUEUE_SAMPLES."
             )
-        self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
+        if self.bytes >= self._most_bytes:
+            raise Full(
+                f"{self.bytes} bytes of samples are being scored or wait, and this service takes {self._most_bytes}. "
+                "Try again in a moment, or raise VAEGIS_QUEUE_BYTES."
+            )
+        return Place(self)
+
+
+class Place:
+    """What one request holds of the queue."""
+
+    __slots__ = ("_admission", "_bytes", "_samples")
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission, self._samples, self._bytes = admission, 0, 0
+        self.hold(1, 0)
+
+    def hold(self, samples: int, size: int) -> None:
+        """From now on it is so many samples, of so many bytes."""
+        admission = self._admission
+        samples = min(samples, admission.most_of_one)
+        admission.samples += samples - self._samples
+        admission.bytes += size - self._bytes
+        self._samples, self._bytes = samples, size
+
+    def leave(self) -> None:
+        """Gives all of it back."""
+        self.hold(0, 0)
 
 
 @dataclass(frozen=True)
@@ -55,7 +84,8 @@ class Service:
     registry: Registry
     live: Live
     metrics: Metrics
-    turns: Turns
+    decoders: Decoders
+    admission: Admission
 
 
 def service_of(request: Request) -> Service:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from models.bundle import DECODER, ENCODER, SAMPLER, SCORE, STEP
 from models.errors import Refusal
 from models.families import Family
-from models.scorer import open_session
+from models.sessions import open_session
 from models.spec import ImageSpec
 
 OPSET = 20

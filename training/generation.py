@@ -34,7 +34,7 @@ from models.bundle import DECODER, ENCODER, SAMPLER, STEP, Manifest
 from models.errors import Refusal
 from models.families.vae import VAE
 from models.latent import Coder, as_raw
-from models.scorer import open_session
+from models.sessions import open_session
 from models.spec import InputSpec
 from training.fit import FitOptions, fit
 from training.splits import Split, conditions_of

@@ -9,15 +9,17 @@ from models.inputs.images import read_roi, roi_digest
 from models.inputs.infer import infer_spec
 from models.inputs.load import load
 from models.inputs.options import InputOptions, Limits
-from models.inputs.requests import from_arrow, from_json, from_npy, from_raw
+from models.inputs.requests import from_array, from_arrow, from_json, from_npy, from_raw, numbers
 from models.inputs.stream import blocks
-from models.inputs.uploads import from_files
+from models.inputs.uploads import Reader, from_files
 
 __all__ = [
     "InputOptions",
     "Limits",
+    "Reader",
     "blocks",
     "declare",
+    "from_array",
     "from_arrow",
     "from_files",
     "from_json",
@@ -26,6 +28,7 @@ __all__ = [
     "infer_spec",
     "load",
     "number_of",
+    "numbers",
     "read_roi",
     "roi_digest",
 ]

@@ -1,4 +1,4 @@
-"""Images: decoding, channels, depth, size, region of interest, tiles.
+"""Images: region of interest, tiles, blocks. How files become pixels is in `models.pixels`.
 
 Pixels travel as (height, width, channels), uint8 or uint16. Files and arrays take the same path from there on, so that
 the same pixels give the same parts however they arrive.
@@ -7,181 +7,20 @@ the same pixels give the same parts however they arrive.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from models.blocks import Block
 from models.errors import Refusal
-from models.inputs.options import LIMITS, Limits
-from models.sources.images import FORMATS
+from models.pixels import Pixels, Unreadable, conform, decode, read
 from models.spec import ImageSpec
 
-Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
-
-_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
-_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange height and width
-
-
-class Unreadable(Exception):
-    """One sample cannot be judged; `str` is the reason, to be put behind the item's name."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """What an image's header says."""
-
-    height: int
-    width: int
-    channels: int
-    depth: int
-
-
-def probe(data: bytes, limits: Limits = LIMITS) -> Form:
-    """Size, channels and depth of an encoded image, without decoding it.
-
-    Raises:
-        Unreadable: no image of an allowed format, or too large.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image, limits)
-            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-            height, width = (image.width, image.height) if turned else (image.height, image.width)
-            return Form(height, width, 1 if image.mode in _GREY else 3, 16 if image.mode in _DEEP else 8)
-    except Unreadable:
-        raise
-    except Exception as error:  # a broken file raises whatever its decoder trips over
-        raise Unreadable(_why(error)) from error
-
-
-def decode(data: bytes, limits: Limits = LIMITS) -> Pixels:
-    """Pixels (H, W, 1 or 3) of an encoded image, upright as its EXIF orientation says, without alpha.
-
-    Raises:
-        Unreadable: no image of an allowed format, truncated, too large, or of floating-point pixels.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            _check_pixels(opened, limits)
-            image = ImageOps.exif_transpose(opened)
-            return _pixels(image)
-    except Unreadable:
-        raise
-    except Exception as error:  # a broken file raises whatever its decoder trips over
-        raise Unreadable(_why(error)) from error
-
-
-def _check_pixels(image: Image.Image, limits: Limits) -> None:
-    if image.width * image.height > limits.pixels:
-        raise Unreadable(
-            f"it has {image.height}x{image.width} pixels, more than the {limits.pixels} that are decoded; "
-            "make it smaller"
-        )
-
-
-def _pixels(image: Image.Image) -> Pixels:
-    mode = image.mode
-    if mode in _DEEP:
-        deep = np.asarray(image)
-        if mode == "I" and deep.size and (deep.min() < 0 or deep.max() > 65535):
-            raise Unreadable("its pixels have 32 bits; save it with 8 or 16")
-        return deep.astype(np.uint16)[..., None]
-    if mode == "F":
-        raise Unreadable("its pixels are floating-point numbers; save it with 8 or 16 bits")
-    if mode in _GREY:
-        return np.array(image.convert("L"))[..., None]
-    if mode in ("P", "PA"):
-        # By way of RGBA: Pillow warns when it drops a palette's transparency.
-        return np.array(image.convert("RGBA"))[..., :3].copy()
-    if mode in ("RGBA", "RGBa", "RGBX"):
-        # The colours as stored: there is no background to composite on.
-        return np.array(image)[..., :3].copy()
-    return np.array(image.convert("RGB"))
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return "it has far more pixels than are decoded; make it smaller"
-    if isinstance(error, UnidentifiedImageError):
-        return "not a readable image (it is none of PNG, JPEG, BMP, TIFF, WebP)"
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"not a readable image ({text.rstrip('.')})"
-
-
-def conform(pixels: Pixels, spec: ImageSpec) -> Pixels:
-    """(N, H, W, C) pixels with the spec's depth and channels, and, unless it tiles, its height and width.
-
-    8 bits become 16 by a factor of 257 (255 -> 65535); grey becomes colour by replication, colour becomes grey by ITU-R
-    601 luminance, a second or fourth channel (alpha) is dropped.
-
-    Raises:
-        Unreadable: 16 bits for a model of 8, other channels, another size.
-    """
-    if pixels.dtype == np.uint16 and spec.depth == 8:
-        raise Unreadable("its pixels have 16 bits, and the model takes 8; convert it, or fit again on 16-bit images")
-    if pixels.dtype == np.uint8 and spec.depth == 16:
-        pixels = pixels.astype(np.uint16) * np.uint16(257)
-    pixels = _channels(pixels, spec.channels)
-    height, width = pixels.shape[1:3]
-    if spec.tile:
-        if height < spec.height or width < spec.width:
-            raise Unreadable(
-                f"it is {height}x{width} pixels (height x width), smaller than one tile of {spec.height}x{spec.width}; "
-                "give a larger image, or fit again with a smaller --tile"
-            )
-        return pixels
-    if (height, width) == (spec.height, spec.width):
-        return pixels
-    if spec.fit == "exact":
-        raise Unreadable(
-            f"it is {height}x{width} pixels (height x width), and the model takes {spec.height}x{spec.width} only; "
-            f"resize it, or fit again with --size {spec.height}x{spec.width}"
-        )
-    return np.stack([resize(one, spec.height, spec.width) for one in pixels])
-
-
-def _channels(pixels: Pixels, channels: int) -> Pixels:
-    given = pixels.shape[-1]
-    if given == channels:
-        return pixels
-    if given in (2, 4) and channels in (1, 3):
-        pixels, given = pixels[..., : given - 1], given - 1
-    if given == channels:
-        return pixels
-    if given == 1 and channels == 3:
-        return np.repeat(pixels, 3, axis=-1)
-    if given == 3 and channels == 1:
-        # Pillow's own integer luminance, so that 8-bit files agree with other tools to the last bit.
-        wide = pixels.astype(np.uint64)
-        grey = (wide[..., 0] * 19595 + wide[..., 1] * 38470 + wide[..., 2] * 7471 + 0x8000) >> 16
-        return grey.astype(pixels.dtype)[..., None]
-    raise Unreadable(f"it has {given} channels, and the model takes {channels}; give images of the same make")
-
-
-def resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    """(H, W, C) pixels at another size: bilinear, averaging where it shrinks."""
-    size = (width, height)
-    if pixels.dtype == np.uint8 and pixels.shape[-1] == 3:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BILINEAR))
-    layers = []
-    for c in range(pixels.shape[-1]):
-        layer = np.ascontiguousarray(pixels[..., c])
-        if pixels.dtype == np.uint16:
-            # Pillow resizes 16 bits only by way of floats.
-            moved = Image.fromarray(layer.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-            layers.append(np.clip(np.rint(np.asarray(moved)), 0, 65535).astype(np.uint16))
-        else:
-            layers.append(np.asarray(Image.fromarray(layer).resize(size, Image.Resampling.BILINEAR)))
-    return np.stack(layers, axis=-1)
 
 
 def read_roi(path: Path) -> Mask:
@@ -296,28 +135,31 @@ def take_image(
 ) -> Taken:
     """Parts of one decoded image (H, W, C), or the reason why there are none."""
     try:
-        whole = conform(pixels[None], spec)[0]
-        parts, place = cut(whole, spec, mask)
+        return take_pixels(item, index, conform(pixels[None], spec)[0], spec, mask, group)
     except Unreadable as error:
         return unreadable(item, index, error, group)
-    return Taken(item, index, parts, place, whole.shape[:2], None, group)
 
 
 def take_file(
-    item: str,
-    index: int,
-    data: bytes,
-    spec: ImageSpec,
-    mask: Mask | None,
-    group: str | None = None,
-    limits: Limits = LIMITS,
+    item: str, index: int, data: bytes, spec: ImageSpec, mask: Mask | None, group: str | None = None
 ) -> Taken:
     """Parts of one encoded image, or the reason why there are none."""
     try:
-        pixels = decode(data, limits)
+        return take_pixels(item, index, read(data, spec), spec, mask, group)
     except Unreadable as error:
         return unreadable(item, index, error, group)
-    return take_image(item, index, pixels, spec, mask, group)
+
+
+def take_pixels(
+    item: str | None, index: int, pixels: Pixels, spec: ImageSpec, mask: Mask | None, group: str | None = None
+) -> Taken:
+    """Parts of one image (H, W, C) that follows the spec already.
+
+    Raises:
+        Unreadable: the mask is not of the image's size.
+    """
+    parts, place = cut(pixels, spec, mask)
+    return Taken(item, index, parts, place, pixels.shape[:2], None, group)
 
 
 def unreadable(item: str | None, index: int, error: Unreadable, group: str | None = None) -> Taken:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from models.errors import Refusal
 from models.inputs.conditions import declared_names
-from models.inputs.images import Form, Unreadable, probe, read_roi, roi_digest
+from models.inputs.images import read_roi, roi_digest
 from models.inputs.options import InputOptions
 from models.inputs.rows import RowSpec, Wanted, array_columns
 from models.inputs.stream import holds_windows, read_image, row_items
+from models.pixels import DRAFT, Form, Unreadable, probe
 from models.sources import ArrayFile, ImageFolder, Source, TableFiles
 from models.sources.images import grouping
 from models.sources.options import listed
@@ -99,9 +100,15 @@ def _image_spec(source: ImageFolder | ArrayFile, options: InputOptions) -> tuple
             roi=roi_digest(mask) if mask is not None else None,
             invariances=options.invariances,
             calibrate_by=by,
+            draft=fit == "resize" and any(_drafted(form, height, width) for form in forms),
         ),
         notes,
     )
+
+
+def _drafted(form: Form, height: int, width: int) -> bool:
+    """Whether a file is so much larger than the graph's input that half of its size is more than enough."""
+    return form.jpeg and form.height >= 2 * DRAFT * height and form.width >= 2 * DRAFT * width
 
 
 def _scan(source: ImageFolder) -> list[Form]:

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 from models.blocks import Block, plain
 from models.errors import Malformed, Refusal, TooLarge, UnsupportedType
 from models.inputs.conditions import declare
-from models.inputs.images import Mask, Unreadable, conform, fitted_roi, image_block, take_image
+from models.inputs.images import Mask, fitted_roi, image_block, take_image
 from models.inputs.options import LIMITS, Limits
+from models.inputs.packed import check_arrow
 from models.inputs.rows import (
     Rows,
     batch_values,
@@ -30,14 +32,22 @@ from models.inputs.rows import (
 )
 from models.inputs.stamps import Order, as_given
 from models.inputs.stream import row_blocks
-from models.inputs.uploads import ALL, check_count, join
+from models.inputs.uploads import ALL, check_bytes, check_count, join
+from models.pixels import Unreadable, conform
 from models.sources.arrays import read_header
 from models.sources.options import listed
 from models.sources.tables import numeric
 from models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec, describe
 
 
-def from_json(spec: InputSpec, body: Mapping[str, Any], *, roi: Mask | None = None, limits: Limits = LIMITS) -> Block:
+def from_json(
+    spec: InputSpec,
+    body: Mapping[str, Any],
+    *,
+    roi: Mask | None = None,
+    limits: Limits = LIMITS,
+    truths: bool = True,
+) -> Block:
     """`{"data": nested numbers, "columns"?, "timestamps"?, "items"?, "condition"?}`.
 
     Images are integers, (N, H, W) or (N, H, W, C); vectors (N, D); a series (T, C), or windows (N, T, C) of the model's
@@ -54,7 +64,7 @@ def from_json(spec: InputSpec, body: Mapping[str, Any], *, roi: Mask | None = No
         raise Malformed('The body must be a JSON object {"data": [...]}.')
     if "data" not in body:
         raise Malformed('The body holds no "data"; send {"data": nested numbers}.')
-    values = _numbers(body["data"])
+    values = numbers(body["data"], small=not truths and spec.dtype == np.uint8)
     items = _strings(body.get("items"), "items")
     stamps = body.get("timestamps")
     if stamps is not None and (not isinstance(stamps, list) or not all(_is_stamp(v) for v in stamps)):
@@ -120,9 +130,19 @@ def from_npy(spec: InputSpec, body: bytes, *, roi: Mask | None = None, limits: L
         raise Refusal(f"The array holds {header.dtype}, which is not numeric; the model takes {describe(spec)}.")
     flat = np.frombuffer(body, header.dtype, offset=header.offset)
     values = flat.reshape(header.shape, order="F" if header.fortran else "C")
+    return from_array(spec, values.astype(values.dtype.newbyteorder("="), copy=False), roi=roi, limits=limits)
+
+
+def from_array(spec: InputSpec, values: NDArray[Any], *, roi: Mask | None = None, limits: Limits = LIMITS) -> Block:
+    """An array in memory, of the shapes that `from_json` takes.
+
+    Raises:
+        Malformed: it is empty.
+        Refusal: another shape or type than the model's.
+        TooLarge: more samples or bytes than the limit.
+    """
     if values.size == 0:
-        raise Malformed(f"The array is empty: its shape is {header.shape}.")
-    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        raise Malformed(f"The array is empty: its shape is {values.shape}.")
     if isinstance(spec, ImageSpec):
         return _images(spec, _pixels(values, spec), roi, limits, None)
     return _rows(spec, values, None, None, None, limits)
@@ -137,13 +157,14 @@ def from_arrow(spec: InputSpec, body: bytes, *, limits: Limits = LIMITS) -> Bloc
         Malformed: no Arrow stream, or no rows.
         Refusal: missing or non-numeric columns, timestamps that do not ascend.
         UnsupportedType: the model takes images.
-        TooLarge: more rows than the limit.
+        TooLarge: more rows than the limit, or more bytes once they are unpacked.
     """
     if isinstance(spec, ImageSpec):
         raise UnsupportedType(
             "The model takes images, which an Arrow stream does not hold; send files (multipart), an .npy, or "
             "raw bytes."
         )
+    check_arrow(body, limits)
     try:
         with pa.ipc.open_stream(pa.BufferReader(body)) as reader:
             schema, batches = reader.schema, list(reader)
@@ -175,10 +196,38 @@ def from_arrow(spec: InputSpec, body: bytes, *, limits: Limits = LIMITS) -> Bloc
     return _rows(spec, batch_values(whole, names), None, stamps, None, limits)
 
 
-def _numbers(data: Any) -> NDArray[Any]:
-    """Nested lists as an array; null becomes NaN."""
+def _bytes(data: Any) -> NDArray[np.uint8] | None:
+    """Nested lists of whole numbers from 0 to 255 as an array; None where they are anything else."""
+    try:
+        shape, level = [len(data)], data
+        while isinstance(level[0][0], list):
+            shape.append(_length(level))
+            level = list(chain.from_iterable(level))
+        shape.append(_length(level))
+        return np.frombuffer(bytearray(chain.from_iterable(level)), np.uint8).reshape(shape)
+    except (TypeError, ValueError, IndexError, KeyError):
+        return None
+
+
+def _length(lists: list[Any]) -> int:
+    (length,) = set(map(len, lists))
+    return length
+
+
+def numbers(data: Any, small: bool = False) -> NDArray[Any]:
+    """Nested lists, as JSON has them, as an array; null becomes NaN.
+
+    Args:
+        small: numbers of 8 bits are expected, and the text holds no true or false, which Python takes for 1 and 0: such
+            lists are read faster, with the same result.
+
+    Raises:
+        Malformed: empty or ragged lists, or values that are not numbers.
+    """
     if not isinstance(data, list):
         raise Malformed(f'"data" is {_named(data)}; send nested lists of numbers.')
+    if small and (quick := _bytes(data)) is not None:
+        return quick
     try:
         values = np.array(data)
         if values.dtype == object:
@@ -223,6 +272,8 @@ def _images(
 ) -> Block:
     n = len(values)
     check_count(n, "image", limits)
+    if not spec.tile:
+        check_bytes(n * math.prod(spec.shape) * spec.dtype.itemsize, limits)
     if values.shape[1] * values.shape[2] > limits.pixels:
         raise TooLarge(f"Images of {values.shape[1]}x{values.shape[2]} pixels are more than the {limits.pixels} taken.")
     _check_items(items, n)
@@ -274,15 +325,15 @@ def _rows(
     check_count(n, "window" if windows else "row" if isinstance(spec, SeriesSpec) else "vector", limits)
     if stamps is not None and len(stamps) != n:
         raise Refusal(f'"timestamps" has {len(stamps)} entries, and the data have {n} rows.')
-    numbers = to_float32(values)
+    rows = to_float32(values)
     if isinstance(spec, VectorSpec):
         _check_items(items, n)
-        return _named_block(sample_block(Rows(None, 0, numbers), spec), items, stamps)
+        return _named_block(sample_block(Rows(None, 0, rows), spec), items, stamps)
     if windows:
         _check_items(items, n)
-        if numbers.shape[1] != spec.window:
-            raise Refusal(f"The windows have {numbers.shape[1]} rows, and the model takes {spec.window}.")
-        return _named_block(sample_block(Rows(None, 0, numbers), spec), items, stamps)
+        if rows.shape[1] != spec.window:
+            raise Refusal(f"The windows have {rows.shape[1]} rows, and the model takes {spec.window}.")
+        return _named_block(sample_block(Rows(None, 0, rows), spec), items, stamps)
     if items is not None and len(items) == 1:
         items = [*items] * n
     _check_items(items, n)
@@ -292,7 +343,7 @@ def _rows(
         some = stamps[low:high] if stamps is not None else None
         if some is not None:
             _check_order(item, some)
-        found += row_blocks([Rows(item, 0, numbers[low:high], some)], spec, ALL)
+        found += row_blocks([Rows(item, 0, rows[low:high], some)], spec, ALL)
     return join(found)
 
 

@@ -17,10 +17,7 @@ from models.errors import Refusal
 from models.inputs.conditions import conditioned, of_source
 from models.inputs.images import (
     Mask,
-    Pixels,
     Taken,
-    Unreadable,
-    conform,
     fitted_roi,
     image_block,
     take_file,
@@ -40,6 +37,7 @@ from models.inputs.rows import (
     wanted_by,
 )
 from models.inputs.windows import series_blocks
+from models.pixels import Pixels, Unreadable, conform
 from models.sources import ArrayFile, ImageFolder, Source, TableFiles, as_kind
 from models.sources.images import grouping
 from models.spec import ImageSpec, InputSpec, SeriesSpec

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,10 +11,12 @@ import numpy as np
 
 from models.blocks import Block
 from models.errors import Malformed, Refusal, TooLarge
-from models.inputs.images import Mask, fitted_roi, image_block, take_file
+from models.inputs.images import Mask, Taken, fitted_roi, image_block, take_pixels, unreadable
 from models.inputs.options import LIMITS, Limits
+from models.inputs.packed import check_parquet
 from models.inputs.rows import Rows, table_rows, wanted_by
 from models.inputs.stream import row_blocks
+from models.pixels import Pixels, Unreadable, read
 from models.sources.images import looks_like_image
 from models.sources.options import SourceOptions
 from models.sources.tables import open_table
@@ -21,31 +24,49 @@ from models.spec import ImageSpec, InputSpec, describe
 
 ALL = 1 << 62  # a request is one block, however many rows it has
 
+# Encoded images -> of each, in order, its pixels as the spec has them or why there are none.
+Reader = Callable[[Sequence[bytes], ImageSpec, Limits], Iterable[Pixels | Unreadable]]
+
+
+def read_here(files: Sequence[bytes], spec: ImageSpec, limits: Limits) -> Iterator[Pixels | Unreadable]:
+    """Decodes images in this process."""
+    for data in files:
+        try:
+            yield read(data, spec, limits.pixels)
+        except Unreadable as error:
+            yield error
+
 
 def from_files(
-    spec: InputSpec, files: Sequence[tuple[str, bytes]], *, roi: Mask | None = None, limits: Limits = LIMITS
+    spec: InputSpec,
+    files: Sequence[tuple[str, bytes]],
+    *,
+    roi: Mask | None = None,
+    limits: Limits = LIMITS,
+    reader: Reader = read_here,
 ) -> Block:
     """Uploaded files, in their order: an image each, or a csv or Parquet table each (its rows are samples).
+
+    Args:
+        reader: decodes the images.
 
     Raises:
         Malformed: no file.
         Refusal: the one table given does not fit the model; timestamps that do not ascend.
-        TooLarge: more images or rows than the limit.
+        TooLarge: more images or rows than the limit, or more bytes once the images are decoded.
     """
     if not files:
         raise Malformed('The body holds no file; send each in a form field "file".')
     check_count(len(files), "file", limits)
     if isinstance(spec, ImageSpec):
-        mask = fitted_roi(spec, roi)
-        return image_block(
-            [take_file(name, i, data, spec, mask, None, limits) for i, (name, data) in enumerate(files)], spec
-        )
+        return image_block(_taken(spec, files, fitted_roi(spec, roi), limits, reader), spec)
     wanted = replace(wanted_by(spec), calibrate_by=None)  # the request names its group, not the table
     found: list[Block] = []
     rows = 0
     for name, data in files:
         if looks_like_image(data):
             raise Refusal(f"{name} is an image, and the model takes {describe(spec)}; send csv or Parquet files.")
+        check_parquet(name, data, limits)
         opener = partial(open_table, name, data)
         whole: list[Rows] = []
         for chunk in table_rows(name, opener, SourceOptions(), wanted, len(files) == 1):
@@ -59,6 +80,27 @@ def from_files(
             whole.append(Rows(name, 0, np.empty((0, len(spec.columns)), np.float32), error=why))
         found += row_blocks(whole, spec, ALL)
     return join(found)
+
+
+def _taken(
+    spec: ImageSpec, files: Sequence[tuple[str, bytes]], mask: Mask | None, limits: Limits, reader: Reader
+) -> list[Taken]:
+    if not spec.tile:
+        check_bytes(len(files) * math.prod(spec.shape) * spec.dtype.itemsize, limits)
+    taken: list[Taken] = []
+    total = 0
+    for i, pixels in enumerate(reader([data for _, data in files], spec, limits)):
+        name = files[i][0]
+        try:
+            if isinstance(pixels, Unreadable):
+                raise pixels
+            one = take_pixels(name, i, pixels, spec, mask)
+        except Unreadable as error:
+            one = unreadable(name, i, error)
+        taken.append(one)
+        total += 0 if one.parts is None else one.parts.nbytes
+        check_bytes(total, limits)
+    return taken
 
 
 def join(blocks: Sequence[Block]) -> Block:
@@ -93,3 +135,16 @@ def join(blocks: Sequence[Block]) -> Block:
 def check_count(count: int, what: str, limits: Limits) -> None:
     if count > limits.samples:
         raise TooLarge(f"{count} {what}s are more than the {limits.samples} that one request may hold; send fewer.")
+
+
+def check_bytes(count: int, limits: Limits) -> None:
+    """Holds a small file that decodes to much, or many of them, to the limit.
+
+    Raises:
+        TooLarge: more bytes than the limit.
+    """
+    if count > limits.bytes:
+        raise TooLarge(
+            f"The samples take {count} bytes once they are decoded to what the model takes, more than the "
+            f"{limits.bytes} of one request; send fewer at a time."
+        )

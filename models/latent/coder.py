@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from models.bundle import DECODER, ENCODER, SAMPLER, STEP, Manifest
 from models.errors import Refusal
 from models.inputs import number_of
-from models.scorer import BATCH_MOST, BATCH_VALUES, Device, open_session
+from models.scorer import BATCH_MOST, BATCH_VALUES
+from models.sessions import Device, open_session
 from models.spec import InputSpec
 
 Floats = NDArray[np.float32]

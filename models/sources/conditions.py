@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.errors import Refusal
@@ -158,7 +157,7 @@ def _from_file(source: Source, path: Path) -> ConditionTable:
     item = np.array([str(v) for v in content["item"].to_pylist()], object)
     index = np.full(len(item), -1, np.int64)
     if names:
-        index = pc.fill_null(content["index"].cast(pa.float64()), -1.0).to_numpy().astype(np.int64)
+        index = content["index"].cast(pa.float64()).fill_null(-1.0).to_numpy().astype(np.int64)
     items: dict[str, ItemConditions] = {}
     order = np.lexsort((index, item))
     for places in np.split(order, np.flatnonzero(item[order][1:] != item[order][:-1]) + 1):
@@ -182,14 +181,14 @@ def ordered(words: Sequence[str]) -> tuple[str, ...]:
 def _coded(values: pa.Array | pa.ChunkedArray, words: dict[str, int]) -> Codes:
     """Codes of a column's words, in the order in which they were first met; -1 where there is none."""
     floats = pa.types.is_floating(values.type)
-    texts = pc.dictionary_encode(values, null_encoding="mask")
+    texts = values.dictionary_encode()
     texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     known = []
     for value in texts.dictionary.to_pylist():
         word = "" if value is None else f"{value:g}" if floats else str(value).strip()
         known.append(words.setdefault(word, len(words)) if word and word != "nan" else -1)
     # The last place is that of a null, whose index becomes -1.
-    codes: Codes = np.array([*known, -1], np.int32)[pc.fill_null(texts.indices, -1).to_numpy(zero_copy_only=False)]
+    codes: Codes = np.array([*known, -1], np.int32)[texts.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
     return codes
 
 

@@ -12,8 +12,7 @@ from models.errors import Refusal
 from models.sources.options import SourceOptions, span
 from models.spec import Kind
 
-# Allowed in files and requests alike; the content decides, a name only marks a file as meant to be an image.
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+# Of the formats in `models.pixels`; a name only marks a file as meant to be an image, the content decides.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp")
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
 

@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.errors import Refusal
@@ -151,7 +150,7 @@ def _from_file(source: Source, path: Path) -> LabelTable:
     if "index" in names:
         if not numeric(table.schema.field("index").type):
             raise Refusal(f"Column 'index' of {path.name} must hold whole numbers, counting from 0.")
-        index = pc.fill_null(content["index"].cast(pa.float64()), float(EVERY)).to_numpy().astype(np.int64)
+        index = content["index"].cast(pa.float64()).fill_null(float(EVERY)).to_numpy().astype(np.int64)
     else:
         index = np.full(len(item), EVERY, np.int64)
     items: dict[str, ItemLabels] = {}
@@ -175,7 +174,7 @@ def _from_file(source: Source, path: Path) -> LabelTable:
 def _judged(values: pa.ChunkedArray, title: str, first: int) -> tuple[NDArray[np.int8], Sequence[str | None] | None]:
     """Labels and, where they are words, classes."""
     if values.null_count:
-        at = pc.index(pc.is_null(values), True).as_py() + first
+        at = values.is_null().index(True).as_py() + first
         raise Refusal(f"Row {at} of {title} has no label; give 0 or 1.")
     if numeric(values.type):
         numbers = values.cast(pa.float64(), safe=False).to_numpy()

@@ -11,15 +11,17 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from models.errors import Refusal
 from models.sources.options import SourceOptions, listed
 from models.spec import Kind
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 SEPARATORS = (",", ";", "\t", "|")
@@ -285,6 +287,8 @@ def _open_csv(where: Path | bytes, sep: str, convert: pacsv.ConvertOptions) -> p
 
 
 def _parquet(where: Path | bytes) -> pq.ParquetFile:
+    import pyarrow.parquet as pq  # only here: a service that is sent no Parquet does without its memory
+
     # Without pre-buffering, and through a small buffer, a row group is read page by page.
     file: Any = pa.BufferReader(where) if isinstance(where, bytes) else str(where)
     return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BLOCK)

@@ -32,7 +32,7 @@ COMMANDS = (
     "serve",
 )
 GROUPS = {
-    "models": "The registered models: list, show, import, promote, roll back.",
+    "models": "The registered models: list, show, import, promote, roll back, try beside the champion.",
     "keys": "Access keys of the service: create, list, revoke.",
 }
 

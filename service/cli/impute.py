@@ -116,7 +116,7 @@ def _mask(mask: Path, item: str | None, part: NDArray[np.generic]) -> NDArray[np
     """(H, W), True where pixels are missing."""
     import numpy as np
 
-    from models.inputs.images import Unreadable, decode
+    from models.pixels import Unreadable, decode
 
     path = mask
     if mask.is_dir():

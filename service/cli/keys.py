@@ -27,13 +27,21 @@ def create(
             show_default="score",
         ),
     ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SAMPLES",
+            help="Samples a second it may ask for; 0 sets no bounds.",
+            show_default="as VAEGIS_RATE says",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. It is shown once and cannot be had again. From then on the service asks every request for a key."""
     from service.store.keys import Keys
 
     with _registry() as registry:
-        text = Keys(registry.database).create(name, scope or ["score"])
+        text = Keys(registry.database).create(name, scope or ["score"], rate)
     if as_json:
         typer.echo(json.dumps({"name": name, "key": text}))
         return
@@ -58,16 +66,17 @@ def list_keys(as_json: AsJson = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("id", "name", "scopes", "created (UTC)", "revoked (UTC)", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("id", "name", "scopes", "rate", "created (UTC)", "revoked (UTC)", box=SIMPLE_HEAD, pad_edge=False)
     for k in keys:
         revoked = "-" if k.revoked is None else f"{k.revoked:%Y-%m-%d %H:%M}"
-        table.add_row(k.id, k.name, " ".join(sorted(k.scopes)), f"{k.created:%Y-%m-%d %H:%M}", revoked)
+        rate = "-" if k.rate is None else f"{k.rate:g}/s" if k.rate else "any"
+        table.add_row(k.id, k.name, " ".join(sorted(k.scopes)), rate, f"{k.created:%Y-%m-%d %H:%M}", revoked)
     Console(highlight=False).print(table)
 
 
 @app.command()
 def revoke(ident: Annotated[str, typer.Argument(metavar="ID", help="The key's id, from `vaegis keys list`.")]) -> None:
-    """End a key for good. Running services refuse it within a second."""
+    """End a key for good. Running services refuse it at once."""
     from service.store.keys import Keys
 
     with _registry() as registry:
@@ -80,6 +89,7 @@ def _plain(key: Key) -> dict[str, object]:
         "id": key.id,
         "name": key.name,
         "scopes": sorted(key.scopes),
+        "rate": key.rate,
         "created": key.created.isoformat(),
         "revoked": None if key.revoked is None else key.revoked.isoformat(),
     }

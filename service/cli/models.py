@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from models.errors import Refusal
+from service.cli.options import Columns, Device, Key, Rows, Source, kept, reading
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from service.store.registry import Model, Promotion, Registry
+    from service.store.servings import Serving, Servings
 
 app = typer.Typer()
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -106,6 +112,97 @@ def rollback(
         _moved(name, registry.rollback(name, alias, _who()), as_json)
 
 
+@app.command()
+def canary(
+    address: Annotated[
+        str, typer.Argument(metavar="NAME[@VERSION]", help="The version that shall answer; with --end, the model.")
+    ],
+    share: Annotated[float | None, typer.Option(help="Its share of requests, such as 0.05.")] = None,
+    end: Annotated[bool, typer.Option("--end", help="Let the champion answer every request again.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let a version answer a share of the champion's requests. A promotion ends it; running services follow."""
+    name, target = _trial(address, end)
+    if (share is None) != end:
+        raise Refusal("Give --share, such as --share 0.05, or --end." if not end else "--end takes no --share.")
+    with _servings() as servings:
+        now = servings.canary(name, target, share or 0.0, _who())
+    said = f"{name} version {now.canary} answers {now.share:.3g} of its requests now."
+    _trialled(name, now, said if now.canary is not None else f"{name} has no canary now.", as_json)
+
+
+@app.command()
+def shadow(
+    address: Annotated[
+        str, typer.Argument(metavar="NAME[@VERSION]", help="The version that shall score too; with --end, the model.")
+    ],
+    end: Annotated[bool, typer.Option("--end", help="Let only the champion score again.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have a version score the champion's traffic, to be compared and never returned. A promotion ends it.
+
+    GET /v1/models/NAME/shadow and the metrics show how the two compare.
+    """
+    name, target = _trial(address, end)
+    with _servings() as servings:
+        now = servings.shadow(name, target, _who())
+    said = f"{name} version {now.shadow} scores the same traffic now; see GET /v1/models/{name}/shadow."
+    _trialled(name, now, said if now.shadow is not None else f"{name} has no shadow now.", as_json)
+
+
+@app.command()
+def half(
+    source: Source,
+    model: Annotated[str, typer.Option("--model", help="The model: NAME, NAME@VERSION or NAME@ALIAS.")],
+    key: Key = None,
+    columns: Columns = None,
+    rows: Rows = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Register a version in half precision, which a GPU runs faster, if it decides as the one it is made of.
+
+    SOURCE holds clean samples that the model was not fitted on: they prove it, and calibrate it anew.
+    """
+    from models import inputs
+    from models.bundle import open_bundle
+    from models.half import half_bundle
+    from models.sources import open_source
+
+    if device not in ("auto", "cuda", "cpu"):
+        raise Refusal(f"--device {device} is unknown; write auto, cuda or cpu.")
+    with _registry() as registry, TemporaryDirectory(prefix="vaegis-half-") as folder:
+        of = registry.resolve(model)
+        bundle = open_bundle(of.path)
+        opened = open_source(source, reading(bundle.spec.kind, key, columns, rows=rows))
+        blocks = inputs.blocks(opened, bundle.spec, roi=bundle.roi)
+        made, found = half_bundle(bundle, blocks, Path(folder) / "half", cast(Any, device))
+        added = registry.add(of.name, made.path, by=_who())
+    worst = min(found.rank.values())
+    if as_json:
+        _json({"name": of.name, "version": added.version, "digest": added.digest, **asdict(found)})
+        return
+    flips = f"{found.flips}, all near the threshold," if found.flips else "none"
+    typer.echo(f"{found.samples} clean samples: ranks agree to {worst:.6f}; {flips} decided differently.")
+    typer.echo(kept(added, of.name) + ".")
+
+
+def _trial(address: str, end: bool) -> tuple[str, str | None]:
+    name, _, target = address.partition("@")
+    if end:
+        return name, None
+    if not target:
+        raise Refusal(f"{address!r} names no version; write {name or 'NAME'}@VERSION, such as {name or 'NAME'}@2.")
+    return name, target
+
+
+def _trialled(name: str, now: Serving, said: str, as_json: bool) -> None:
+    if as_json:
+        _json({"name": name, "canary": now.canary, "share": now.share, "shadow": now.shadow})
+    else:
+        typer.echo(said)
+
+
 def _moved(name: str, p: Promotion, as_json: bool) -> None:
     if as_json:
         _json({"name": name, "alias": p.alias, "version": p.to_version, "previous": p.from_version})
@@ -121,6 +218,14 @@ def _registry() -> Registry:
     return Registry.open(read_settings())
 
 
+@contextmanager
+def _servings() -> Iterator[Servings]:
+    from service.store.servings import Servings
+
+    with _registry() as registry:
+        yield Servings(registry)
+
+
 def _who() -> str:
     """The user, for the promotions log; containers may have none."""
     import getpass
@@ -132,8 +237,6 @@ def _who() -> str:
 
 
 def _plain(model: Model) -> dict[str, object]:
-    from dataclasses import asdict
-
     return asdict(model)
 
 

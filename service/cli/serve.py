@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Annotated
 
 import typer
 
 from models.errors import Refusal
+
+OTHER_FILES = 320  # open beside the connections: the store, models, decoders, connections being refused
 
 
 def serve(
@@ -21,6 +24,9 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one.", show_default="8000")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that answer on the port.", show_default="1")
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -29,7 +35,7 @@ def serve(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=0, help="CPU threads of one graph call; 0 lets onnxruntime choose.", show_default="0"),
+        typer.Option(min=0, help="CPU threads of one graph call; 0 means one.", show_default="0"),
     ] = None,
     log_level: Annotated[
         str | None, typer.Option(metavar="debug|info|warning|error", help="Least severe lines.", show_default="info")
@@ -47,37 +53,51 @@ def serve(
     from service.settings import read_settings
 
     settings = read_settings(
-        host=host, port=port, device=device, threads=threads, log_level=log_level, log_format=log_format
+        host=host,
+        port=port,
+        workers=workers,
+        device=device,
+        threads=threads,
+        log_level=log_level,
+        log_format=log_format,
     )
-
-    import uvicorn
-    from prometheus_client import disable_created_metrics
 
     from service import logs
-    from service.app import create_app
     from service.auth import check_exposure
-    from service.state import Service
     from service.store.keys import Keys
+    from service.store.registry import Registry
+    from service.tls import certificate
 
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # times beside every counter, which nobody reads
     logs.configure(settings.log_level, settings.log_format)
-    app = create_app(settings)
-    service: Service = app.state.service
-    check_exposure(settings.host, Keys(service.registry.database))
+    with Registry.open(settings) as registry:
+        check_exposure(settings.host, Keys(registry.database))
+    _allow_open_files(settings.connections + OTHER_FILES)
+    scheme = "https" if certificate(settings) else "http"
     listening = _listen(settings.host, settings.port)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{shown}:{listening.getsockname()[1]}"
-    typer.echo(f"Vaegis listens on {url} (documentation: {url}/docs, device: {service.live.device}). Ctrl+C ends it.")
-    config = uvicorn.Config(
-        app,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,  # longer than the balancers in front of it, which must be the ones to close
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    url = f"{scheme}://{shown}:{listening.getsockname()[1]}"
+    said = f"Vaegis listens on {url} (documentation: {url}/docs, {{}}). Ctrl+C ends it."
+    if settings.workers == 1:
+        from service.server import serve as serve_here
+
+        serve_here(settings, listening, ready=lambda device: typer.echo(said.format(f"device: {device}")))
+        return
+    from service.workers import Workers
+
+    typer.echo(said.format(f"workers: {settings.workers}"))
+    raise typer.Exit(Workers(settings, listening, settings.workers).run())
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Raises the limit of open files of this process and of the workers it starts, as far as the system lets it."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

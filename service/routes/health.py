@@ -26,6 +26,11 @@ class Ready(BaseModel):
 
     status: str = Field(examples=["ready"])
     device: str = Field(description="Where graphs run: `cuda` or `cpu`.", examples=["cpu"])
+    fallback: str | None = Field(
+        description="Why graphs run on the CPU though `auto` looked for a GPU.",
+        examples=["no NVIDIA GPU is visible here"],
+    )
+    warnings: list[str] = Field(description="What is wrong without stopping any answer.", examples=[[]])
     models: list[str] = Field(description="Versions that are open.", examples=[["digits@1"]])
 
 
@@ -38,9 +43,16 @@ async def healthz() -> Health:
 @router.get("/readyz", summary="Can it score?", responses=problems(503))
 def readyz(service: Annotated[Service, Depends(service_of)]) -> Ready:
     """Answers 200 when the store can be reached and every model's champion is open, else 503. Needs no key."""
-    service.live.check()
+    warnings = service.live.check()
     models = [f"{s.resolved.name}@{s.resolved.version}" for s in service.live.served()]
-    return Ready(status="ready", device=service.live.device, models=sorted(models))
+    placed = service.live.placed
+    return Ready(
+        status="ready",
+        device=placed.device,
+        fallback=placed.fallback,
+        warnings=list(warnings),
+        models=sorted(models),
+    )
 
 
 @router.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse, responses=problems(401))

@@ -6,15 +6,16 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from models import spec as specs
 from models.calibration import ALL, Calibration, decide, smallest_alpha
-from models.errors import Refusal
+from models.errors import NotFound, Refusal
 from service.auth import Caller, admin
 from service.routes.problems import problems
 from service.state import Service, service_of
 from service.store.registry import CHAMPION, Model, Promotion
+from service.store.servings import Serving, Servings
 
 router = APIRouter(prefix="/v1/models", tags=["Models"])
 ALPHAS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
@@ -81,6 +82,17 @@ class PromotionOut(BaseModel):
     by: str
 
 
+class ServingOut(BaseModel):
+    """How a model is served beside its champion."""
+
+    loaded: bool = Field(description="Whether it answers; false after it was unloaded.")
+    canary: int | None = Field(description="Version that answers a share of the champion's requests.", examples=[None])
+    share: float = Field(description="The canary's share of requests.", examples=[0.0])
+    shadow: int | None = Field(
+        description="Version that scores the same traffic and is only compared.", examples=[None]
+    )
+
+
 class ModelDetail(BaseModel):
     """A model, seen through one of its versions."""
 
@@ -96,6 +108,7 @@ class ModelDetail(BaseModel):
     calibration: CalibrationOut
     thresholds: list[Threshold] = Field(description="Of the score, at usual false-alarm rates.")
     aliases: dict[str, int]
+    serving: ServingOut
     versions: list[VersionOut]
     promotions: list[PromotionOut]
 
@@ -104,7 +117,7 @@ class PromoteIn(BaseModel):
     """Which version an alias shall point at."""
 
     model_config = ConfigDict(extra="forbid")
-    version: int | str = Field(description="A version's number, or an alias to follow.", examples=[2])
+    version: StrictInt | str = Field(description="A version's number, or an alias to follow.", examples=[2])
     alias: str = Field(default=CHAMPION, description="The alias to move.")
 
 
@@ -113,6 +126,38 @@ class RollbackIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     alias: str = Field(default=CHAMPION, description="The alias to move.")
+
+
+class CanaryIn(BaseModel):
+    """Which version shall answer which share of the champion's requests."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: StrictInt | str = Field(description="A version's number, or an alias.", examples=[2])
+    share: float = Field(gt=0, lt=1, description="Of the requests that name no other version.", examples=[0.05])
+
+
+class ShadowIn(BaseModel):
+    """Which version shall score the champion's traffic too."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: StrictInt | str = Field(description="A version's number, or an alias.", examples=[2])
+
+
+class ShadowOut(BaseModel):
+    """A champion and its shadow on the same samples, since the service started."""
+
+    name: str
+    champion: int
+    shadow: int
+    samples: int = Field(description="That both judged.", examples=[1000])
+    agreement: float | None = Field(description="Share of these with the same verdict.", examples=[0.997])
+    only_shadow: int = Field(description="Samples that only the shadow calls anomalous.")
+    only_champion: int = Field(description="Samples that only the champion calls anomalous.")
+    unjudged: int = Field(description="Samples that at least one of them could not judge.")
+    dropped: int = Field(description="Samples that were not compared: the shadow was behind or could not score them.")
+    rank_correlation: float | None = Field(
+        description="Of the p-values of both scores: 1 where they order samples alike.", examples=[0.98]
+    )
 
 
 class Moved(BaseModel):
@@ -158,6 +203,7 @@ def show_model(model: str, service: Shared) -> ModelDetail:
         ),
         thresholds=_thresholds(calibration, manifest.alpha),
         aliases=known.aliases,
+        serving=_serving(Servings(service.registry).of(known.name)),
         versions=[VersionOut.model_validate(v, from_attributes=True) for v in known.versions],
         promotions=[PromotionOut.model_validate(p, from_attributes=True) for p in known.promotions],
     )
@@ -167,8 +213,10 @@ def show_model(model: str, service: Shared) -> ModelDetail:
 def promote(model: str, body: PromoteIn, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> Moved:
     """Points an alias, `champion` if none is named, at a version. The version is opened first, so that one that cannot
     be served is not promoted and the first request need not wait. Needs the scope `admin`."""
-    service.live.open(service.registry.resolve(f"{model}@{body.version}"))
-    return _moved(model, service.registry.promote(model, body.version, body.alias, caller.name))
+    _open(service, model, body.version)
+    moved = service.registry.promote(model, body.version, body.alias, caller.name)
+    service.live.look(now=True)
+    return _moved(model, moved)
 
 
 @router.post(
@@ -178,7 +226,81 @@ def rollback(
     model: str, service: Shared, caller: Annotated[Caller, Depends(admin)], body: RollbackIn | None = None
 ) -> Moved:
     """Points an alias back at the version it had before; again for the one before that. Needs the scope `admin`."""
-    return _moved(model, service.registry.rollback(model, (body or RollbackIn()).alias, caller.name))
+    moved = service.registry.rollback(model, (body or RollbackIn()).alias, caller.name)
+    service.live.look(now=True)
+    return _moved(model, moved)
+
+
+_CHANGES = problems(400, 401, 403, 404, 413, 422, 503, 507)
+
+
+@router.put("/{model}/canary", summary="Let a version answer a share of requests", responses=_CHANGES)
+def set_canary(model: str, body: CanaryIn, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
+    """A request is told apart by its `X-Request-ID`: the same id always gets the same version, and every answer names
+    the one that gave it. The version is opened first. A promotion of the champion ends it. Needs the scope `admin`."""
+    _open(service, model, body.version)
+    return _set(service, Servings(service.registry).canary(model, body.version, body.share, caller.name))
+
+
+@router.delete("/{model}/canary", summary="End the canary", responses=_CHANGES)
+def end_canary(model: str, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
+    """The champion answers every request again. Needs the scope `admin`."""
+    return _set(service, Servings(service.registry).canary(model, None, by=caller.name))
+
+
+@router.put("/{model}/shadow", summary="Compare a version on the same traffic", responses=_CHANGES)
+def set_shadow(model: str, body: ShadowIn, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
+    """The version scores what the champion scores, after the answer was given; its verdicts are counted and never
+    returned. It is opened first. A promotion of the champion ends it. Needs the scope `admin`."""
+    _open(service, model, body.version)
+    return _set(service, Servings(service.registry).shadow(model, body.version, caller.name))
+
+
+@router.delete("/{model}/shadow", summary="End the shadow", responses=_CHANGES)
+def end_shadow(model: str, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
+    """Only the champion scores again. Needs the scope `admin`."""
+    return _set(service, Servings(service.registry).shadow(model, None, caller.name))
+
+
+@router.get("/{model}/shadow", summary="How the shadow compares", responses=problems(401, 404, 422, 503))
+def show_shadow(model: str, service: Shared) -> ShadowOut:
+    """Agreement, flips both ways and how alike both rank samples, over all workers since the service started."""
+    route = Servings(service.registry).route(model)
+    if route.shadow is None:
+        raise NotFound(
+            f"Model {route.main.name} has no shadow; set one with PUT /v1/models/{route.main.name}/shadow or "
+            f"`vaegis models shadow {route.main.name}@VERSION`."
+        )
+    found = service.metrics.comparison(route.main, route.shadow)
+    agree, flips = found.samples["agree"], found.samples["only_shadow"] + found.samples["only_champion"]
+    return ShadowOut(
+        name=route.main.name,
+        champion=route.main.version,
+        shadow=route.shadow.version,
+        samples=agree + flips,
+        agreement=agree / (agree + flips) if agree + flips else None,
+        only_shadow=found.samples["only_shadow"],
+        only_champion=found.samples["only_champion"],
+        unjudged=found.samples["unjudged"],
+        dropped=found.samples["dropped"],
+        rank_correlation=found.rank_correlation,
+    )
+
+
+def _open(service: Service, model: str, version: int | str) -> None:
+    """Opens a version, so that nothing is moved to one that cannot be served."""
+    if "@" in model:
+        raise Refusal(f"{model[:70]!r} names one version; give the model's name alone, and the version in the body.")
+    service.live.opened.open(service.registry.resolve(f"{model}@{version}"))
+
+
+def _set(service: Service, serving: Serving) -> ServingOut:
+    service.live.look(now=True)
+    return _serving(serving)
+
+
+def _serving(serving: Serving) -> ServingOut:
+    return ServingOut(loaded=serving.loaded, canary=serving.canary, share=serving.share, shadow=serving.shadow)
 
 
 def _summary(model: Model) -> ModelSummary:

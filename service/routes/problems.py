@@ -33,8 +33,11 @@ _MEANING = {
     415: "A content type that is not read here.",
     422: "Understood, but it cannot be done as asked: wrong shape or columns, an alpha that the calibration does not "
     "support, no sample that can be judged.",
+    429: "As much waits as may, or the key asks for more than its rate. See Retry-After.",
     500: "A fault of the service; the log says more under the request id.",
-    503: "Not ready: too many requests wait, models are being opened, or the store cannot be reached. See Retry-After.",
+    503: "Not ready: models are being opened, or the store cannot be reached. See Retry-After.",
+    504: "The request's own deadline_ms passed first.",
+    507: "The version needs more memory than all open models may take together.",
 }
 
 

@@ -5,49 +5,35 @@ What it takes and answers is described for /docs in `score_docs`.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
 
 import anyio.to_thread
 import orjson
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models import inputs
 from models.blocks import Block
-from models.calibration import Decision, decide
 from models.errors import Malformed, Refusal, UnsupportedType
 from models.inputs.options import Limits
-from models.scorer import UNJUDGED, Verdicts
 from models.sources.options import listed
 from models.spec import SeriesSpec
 from service import multipart
-from service.answer import Maps, render
+from service.answer import check_maps, render
 from service.auth import allow
 from service.live import Served
-from service.state import Service, service_of
+from service.routes.controls import parsed
+from service.routes.thin import INLINE_BYTES, INLINE_SAMPLES, JSON, Headers, attended, received, reply
+from service.scoring import decision_for, judge
+from service.state import Service
+from service.tracing import stage
 
 PATH = "/v1/models/{model}/score"
-CONTROLS = ("alpha", "threshold", "decide_by", "maps", "group", "condition")
-MAPS = ("none", "png", "array")
-
-
-@dataclass(frozen=True)
-class Controls:
-    """The query of a request."""
-
-    alpha: float | None
-    threshold: float | None
-    decide_by: str
-    maps: Maps
-    group: str | None
-    condition: str | None  # of every sample
 
 
 @dataclass(frozen=True)
@@ -57,6 +43,7 @@ class Body:
     content_type: str  # the whole header
     raw: bytes
     limits: Limits
+    images: inputs.Reader  # what decodes them
 
 
 def _json(served: Served, body: Body) -> Block:
@@ -68,7 +55,8 @@ def _json(served: Served, body: Body) -> Block:
         ) from error
     if not isinstance(data, dict):
         raise Malformed('The JSON body is no object; send {"data": [...]}.')
-    return inputs.from_json(served.scorer.spec, data, roi=served.scorer.bundle.roi, limits=body.limits)
+    truths = b"e" in body.raw  # as both words do; one letter is looked for many times faster
+    return inputs.from_json(served.scorer.spec, data, roi=served.scorer.bundle.roi, limits=body.limits, truths=truths)
 
 
 def _raw(served: Served, body: Body) -> Block:
@@ -85,7 +73,8 @@ def _arrow(served: Served, body: Body) -> Block:
 
 def _files(served: Served, body: Body) -> Block:
     files = multipart.files(body.content_type, body.raw, body.limits.samples)
-    return inputs.from_files(served.scorer.spec, files, roi=served.scorer.bundle.roi, limits=body.limits)
+    spec, roi = served.scorer.spec, served.scorer.bundle.roi
+    return inputs.from_files(spec, files, roi=roi, limits=body.limits, reader=body.images)
 
 
 READERS: dict[str, Callable[[Served, Body], Block]] = {
@@ -97,57 +86,95 @@ READERS: dict[str, Callable[[Served, Body], Block]] = {
 }
 
 
-async def score(request: Request) -> Response:
-    """Receives, decodes, scores and answers; all that is not waiting happens in one of a few threads."""
-    service, address = service_of(request), request.path_params["model"]
-    request.scope["vaegis.route"] = PATH
-    allow(request.scope, "score")
-    controls = parse_controls(request.query_params)
-    with service.turns.taken():
-        served = service.live.peek(address)
+class ScorePath:
+    """ASGI middleware that answers the scoring route itself, past FastAPI's own layers, and passes the rest on."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        address = _address(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else ""
+        if not address:
+            await self._app(scope, receive, send)
+            return
+        scope["vaegis.route"] = PATH
+        await reply(scope, receive, send, score(self._service, address, scope, receive))
+
+
+def _address(path: str) -> str:
+    """The model that a path of the scoring route names; empty for another path."""
+    if not (path.startswith("/v1/models/") and path.endswith("/score")):
+        return ""
+    address = path[11:-6]
+    return "" if "/" in address else address
+
+
+async def score(service: Service, address: str, scope: Scope, receive: Receive) -> tuple[bytes, Headers]:
+    """Receives, decodes, scores and answers.
+
+    Raises:
+        Refusal, HTTPException: it is not answered, and why.
+    """
+    arrived = time.monotonic()
+    allow(scope, "score")
+    controls = parsed(scope["query_string"])
+    headers = dict(scope["headers"])
+    place = service.admission.enter()
+    try:
+        served = service.live.peek(address, scope["vaegis.request_id"])
         if served is None:
-            served = await anyio.to_thread.run_sync(service.live.get, address)
-        request.scope["vaegis.model"] = served.resolved.name
-        decision = _decision(served, controls)
-        content_type = request.headers.get("content-type", "")
-        reader = _reader(content_type, request.headers.get("content-encoding", "identity"))
-        body = Body(content_type, await request.body(), _limits(service))
-        work = partial(_judge, service, served, decision, controls, reader, body)
-        verdicts, answer = await anyio.to_thread.run_sync(work, limiter=service.turns.limiter)
-    request.scope["vaegis.samples"] = len(verdicts)
-    if answer is None:
-        first = next(iter(verdicts.errors.values()), "The request holds none.")
-        raise Refusal(f"No sample could be judged, of {len(verdicts)} sent. The first: {first}")
-    return Response(answer, media_type="application/json")
+            served = await anyio.to_thread.run_sync(service.live.get, address, scope["vaegis.request_id"])
+        scope["vaegis.model"] = served.resolved.name
+        decision = decision_for(served, controls.alpha, controls.threshold, controls.decide_by, controls.group)
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        reader = _reader(content_type, headers.get(b"content-encoding", b"").decode("latin-1"))
+        raw = await received(receive)
+        began = time.perf_counter()
+        decoding = partial(
+            _decoded,
+            served,
+            reader,
+            Body(content_type, raw, _limits(service), service.decoders.read),
+            controls.condition,
+        )
+        with stage("decode"):
+            if len(raw) <= INLINE_BYTES and reader is not _files:
+                block = decoding()
+            else:
+                owner = service.decoders if reader is _files else service.admission
+                block = await anyio.to_thread.run_sync(decoding, limiter=owner.limiter)
+        service.metrics.note(service.metrics.of(served).decoding, time.perf_counter() - began)
+        scope["vaegis.samples"] = len(block)
+        place.hold(len(block), block.parts.nbytes)
+        if controls.maps != "none":
+            check_maps(served.scorer.spec, block, service.settings.max_answer_bytes)
+        # The events of a series name the guilty channels, which the maps tell.
+        maps = controls.maps != "none" or isinstance(served.scorer.spec, SeriesSpec)
+        deadline = None if controls.seconds is None else arrived + controls.seconds
+        scoring = judge(service, served, block, decision, maps, deadline=deadline, bulk=controls.bulk)
+        verdicts = await attended(receive, scoring)
+        if len(verdicts.errors) == len(verdicts):
+            first = next(iter(verdicts.errors.values()), "The request holds none.")
+            raise Refusal(f"No sample could be judged, of {len(verdicts)} sent. The first: {first}")
+        with stage("render"):
+            if controls.maps == "none" and len(verdicts) <= INLINE_SAMPLES:
+                return render(served, verdicts, controls.maps), JSON
+            return await anyio.to_thread.run_sync(render, served, verdicts, controls.maps), JSON
+    finally:
+        place.leave()
 
 
 def route() -> Route:
-    """The route, for the app."""
-    return Route(PATH, score, methods=["POST"])
+    """The route, for what is not the hot path: the answer to another method."""
+    return Route(PATH, _never, methods=["POST"])
 
 
-def _judge(
-    service: Service,
-    served: Served,
-    decision: Decision,
-    controls: Controls,
-    reader: Callable[[Served, Body], Block],
-    body: Body,
-) -> tuple[Verdicts, bytes | None]:
-    """Verdicts and the answer's body, or None where no sample could be judged."""
-    name, began = served.resolved.name, time.perf_counter()
-    block = _declared(served, reader(served, body), controls.condition)
-    decoded = time.perf_counter()
-    # The events of a series name the guilty channels, which the maps tell.
-    maps = controls.maps
-    verdicts = served.scorer.verdicts(block, decision, maps != "none" or isinstance(served.scorer.spec, SeriesSpec))
-    scored = time.perf_counter()
-    service.metrics.decoding.labels(name).observe(decoded - began)
-    service.metrics.inference.labels(name).observe(scored - decoded)
-    service.metrics.count(served, verdicts)
-    if all(status == UNJUDGED for status in verdicts.status):
-        return verdicts, None
-    return verdicts, render(served, verdicts, maps)
+async def _never(request: Request) -> Response:
+    raise AssertionError("ScorePath answers every POST")
+
+
+def _decoded(served: Served, reader: Callable[[Served, Body], Block], body: Body, condition: str | None) -> Block:
+    return _declared(served, reader(served, body), condition)
 
 
 def _declared(served: Served, block: Block, condition: str | None) -> Block:
@@ -168,50 +195,6 @@ def _declared(served: Served, block: Block, condition: str | None) -> Block:
             'samples of the request, or in JSON "condition": [...], one per sample.'
         )
     return block
-
-
-def _decision(served: Served, controls: Controls) -> Decision:
-    alpha = controls.alpha
-    if alpha is None and controls.threshold is None:
-        alpha = served.scorer.bundle.manifest.alpha
-    return decide(served.scorer.calibration, alpha, controls.threshold, controls.decide_by, controls.group)
-
-
-def parse_controls(query: QueryParams) -> Controls:
-    """The query's controls.
-
-    Raises:
-        Refusal: an unknown control, one given twice, or a value that it cannot have.
-    """
-    for name, _ in query.multi_items():
-        if name not in CONTROLS:
-            raise Refusal(f"There is no query parameter {name[:70]!r}; there is {', '.join(CONTROLS)}.")
-        if len(query.getlist(name)) > 1:
-            raise Refusal(f"The query parameter {name} is given {len(query.getlist(name))} times; give it once.")
-    maps = query.get("maps", "none")
-    if maps not in MAPS:
-        raise Refusal(f"The query parameter maps cannot be {maps[:70]!r}; it is one of {', '.join(MAPS)}.")
-    return Controls(
-        alpha=_number(query, "alpha"),
-        threshold=_number(query, "threshold"),
-        decide_by=query.get("decide_by", "score"),
-        maps=cast(Maps, maps),
-        group=query.get("group"),
-        condition=query.get("condition"),
-    )
-
-
-def _number(query: QueryParams, name: str) -> float | None:
-    text: Any = query.get(name)
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise Refusal(f"The query parameter {name} cannot be {text[:70]!r}; give a number such as 0.01.")
-    return value
 
 
 def _reader(content_type: str, encoding: str) -> Callable[[Served, Body], Block]:

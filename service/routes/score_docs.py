@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.routes import oip_docs
 from service.routes.problems import Problem, problems
 from service.routes.score import PATH
 
@@ -103,6 +104,19 @@ _PARAMETERS: list[dict[str, Any]] = [
         "description": "What every sample was made as, for models that were fitted with conditions; JSON may say it of "
         "each sample instead.",
         "schema": {"type": "string"},
+    },
+    {
+        "name": "deadline_ms",
+        "in": "query",
+        "description": "Milliseconds from the arrival of the request after which its answer is of no use: what has not "
+        "been scored by then is dropped and the answer is 504.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    {
+        "name": "priority",
+        "in": "query",
+        "description": "`bulk` takes what `interactive` requests leave.",
+        "schema": {"type": "string", "enum": ["interactive", "bulk"], "default": "interactive"},
     },
 ]
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
@@ -214,7 +228,7 @@ def operation() -> dict[str, Any]:
     """The OpenAPI operation of the route."""
     answered = {"description": "At least one sample was judged.", "content": {"application/json": {}}}
     answered["content"] = {"application/json": {"schema": _ANSWER, "example": _EXAMPLE}}
-    failed = problems(400, 401, 403, 404, 413, 415, 422, 500, 503)
+    failed = problems(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
     return {
         "tags": ["Scoring"],
         "summary": "Score samples",
@@ -227,7 +241,7 @@ def operation() -> dict[str, Any]:
 
 
 def complete(app: FastAPI) -> dict[str, Any]:
-    """The whole OpenAPI document: what FastAPI derives, the scoring route, errors and keys."""
+    """The whole OpenAPI document: what FastAPI derives, the scoring routes, errors and keys."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
@@ -237,7 +251,7 @@ def complete(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
             tags=app.openapi_tags,
         )
-        document["paths"] = {PATH: {"post": operation()}, **document["paths"]}
+        document["paths"] = {PATH: {"post": operation()}, **document["paths"], **oip_docs.paths()}
         parts = document.setdefault("components", {})
         parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
         parts["securitySchemes"] = {

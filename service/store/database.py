@@ -6,6 +6,7 @@ write lock when it begins: two that read, then write, can otherwise not both be 
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from models.errors import Damaged, Refusal
 
-HEAD = "0001"  # the newest migration: a store that is there already is opened without Alembic
+HEAD = "0003"  # the newest migration: a store that is there already is opened without Alembic
 BUSY_MS = 30_000  # how long a writer waits for another
 _LOCK = 7_243_665_301  # PostgreSQL advisory lock: one process migrates, the others wait
 
@@ -29,6 +30,7 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._readers = engine
+        self._changes = _Changes.of(engine)
         self._writers = engine.execution_options(begin="IMMEDIATE")
 
     @contextmanager
@@ -43,8 +45,37 @@ class Database:
         with _told(self._writers), Session(self._writers, expire_on_commit=False) as session, session.begin():
             yield session
 
+    def stamp(self) -> int | None:
+        """A number that changes when anybody writes to the store; None where it cannot be had in microseconds."""
+        return None if self._changes is None else self._changes.count()
+
     def close(self) -> None:
         self._readers.dispose()
+        if self._changes is not None:
+            self._changes.close()
+
+
+class _Changes:
+    """SQLite's own count of changes, by a connection that writes nothing and waits for nobody."""
+
+    def __init__(self, path: str) -> None:
+        self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+
+    @classmethod
+    def of(cls, engine: Engine) -> _Changes | None:
+        """None where the store is in memory, or not SQLite."""
+        path = engine.url.database
+        return cls(path) if engine.dialect.name == "sqlite" and path and path != ":memory:" else None
+
+    def count(self) -> int | None:
+        """A number that each change raises; None where it cannot be had now."""
+        try:
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:
+            return None
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def open_database(url: str) -> Database:

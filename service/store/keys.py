@@ -6,6 +6,7 @@ A plain hash is enough: the secret is 256 random bits, which no dictionary holds
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ SCOPES: dict[str, str] = {
     "score": "score samples",
     "audit": "start, read and cancel audits",
     "train": "certify data and start retraining",
-    "admin": "promote and roll back; includes the other scopes",
+    "admin": "promote, roll back, load and unload; includes the other scopes",
 }
 
 
@@ -33,6 +34,7 @@ class Key:
     name: str
     sha256: str
     scopes: frozenset[str]
+    rate: float | None  # samples a second, 0 = any number; None = as the service is set
     created: datetime
     revoked: datetime | None
 
@@ -43,11 +45,14 @@ class Keys:
     def __init__(self, database: Database, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._database, self._now = database, now
 
-    def create(self, name: str, scopes: Iterable[str]) -> str:
+    def create(self, name: str, scopes: Iterable[str], rate: float | None = None) -> str:
         """Makes a key and returns its text, which cannot be had again.
 
+        Args:
+            rate: samples a second that it may ask for; 0 sets no bounds, None leaves it to the service's settings.
+
         Raises:
-            Refusal: an unknown scope, none at all, or no usable name.
+            Refusal: an unknown scope, none at all, no usable name, or a rate that is none.
         """
         wanted = set(scopes)
         if not 0 < len(name) <= 63 or not name.isprintable():
@@ -56,22 +61,32 @@ class Keys:
             raise Refusal(f"There is no scope {unknown[0]!r}; a key can have {', '.join(SCOPES)}.")
         if not wanted:
             raise Refusal(f"A key needs at least one scope of {', '.join(SCOPES)}.")
+        if rate is not None and not (math.isfinite(rate) and rate >= 0):
+            raise Refusal(f"A key's rate cannot be {rate}; give samples a second, such as 50, or 0 for no bounds.")
         # Hexadecimal, so that the underscores which separate the parts occur in none of them.
         ident = secrets.token_hex(6)
         text = f"vg_{ident}_{secrets.token_hex(32)}"
         with self._database.write() as session:
             session.add(
-                KeyRow(id=ident, name=name, sha256=digest(text), scopes=" ".join(sorted(wanted)), created=self._now())
+                KeyRow(
+                    id=ident,
+                    name=name,
+                    sha256=digest(text),
+                    scopes=" ".join(sorted(wanted)),
+                    rate=rate,
+                    created=self._now(),
+                )
             )
         return text
+
+    def stamp(self) -> int | None:
+        """A number that changes when keys may have changed; None where the store cannot tell quickly."""
+        return self._database.stamp()
 
     def list(self) -> tuple[Key, ...]:
         """Every key, oldest first, revoked ones included."""
         with self._database.read() as session:
-            return tuple(
-                Key(r.id, r.name, r.sha256, frozenset(r.scopes.split()), r.created, r.revoked)
-                for r in session.scalars(select(KeyRow).order_by(KeyRow.created, KeyRow.id))
-            )
+            return tuple(_key(r) for r in session.scalars(select(KeyRow).order_by(KeyRow.created, KeyRow.id)))
 
     def revoke(self, ident: str) -> Key:
         """Ends a key for good.
@@ -87,7 +102,11 @@ class Keys:
             if row.revoked is not None:
                 raise Conflict(f"Key {ident} was revoked on {row.revoked:%Y-%m-%d %H:%M} UTC already.")
             row.revoked = self._now()
-            return Key(row.id, row.name, row.sha256, frozenset(row.scopes.split()), row.created, row.revoked)
+            return _key(row)
+
+
+def _key(row: KeyRow) -> Key:
+    return Key(row.id, row.name, row.sha256, frozenset(row.scopes.split()), row.rate, row.created, row.revoked)
 
 
 def digest(text: str) -> str:

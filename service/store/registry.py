@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from models.bundle import Bundle, open_bundle
@@ -16,7 +17,7 @@ from models.errors import Conflict, NotFound, Refusal
 from service.settings import Settings
 from service.store.bundles import keep
 from service.store.database import Database, open_database
-from service.store.schema import AliasRow, ModelRow, PromotionRow, VersionRow
+from service.store.schema import AliasRow, ModelRow, PromotionRow, ServingRow, VersionRow
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 CHAMPION = "champion"  # the alias that answers when none is named
@@ -42,6 +43,11 @@ class Resolved:
     version: int
     digest: str
     path: Path
+
+    @cached_property
+    def place(self) -> str:
+        """One text for the whole, to look an open version up by."""
+        return f"{self.name}@{self.version}/{self.digest}"
 
 
 @dataclass(frozen=True)
@@ -167,9 +173,16 @@ class Registry:
         """
         name, _, target = address.partition("@")
         with self.database.read() as session:
-            model = _find(session, name)
-            row = self._target(session, model, target if "@" in address else CHAMPION)
-            return Resolved(name, row.version, row.digest, self._bundles / row.digest)
+            return self.version(session, find_model(session, name), target if "@" in address else CHAMPION)
+
+    def version(self, session: Session, model: ModelRow, target: str) -> Resolved:
+        """A version by its number or by an alias, within a transaction.
+
+        Raises:
+            NotFound: no such version or alias.
+        """
+        row = self._target(session, model, target)
+        return Resolved(model.name, row.version, row.digest, self._bundles / row.digest)
 
     def list(self) -> tuple[Model, ...]:
         """Every model, by name."""
@@ -183,7 +196,7 @@ class Registry:
             NotFound: no such model.
         """
         with self.database.read() as session:
-            return _read(session, _find(session, name))
+            return _read(session, find_model(session, name))
 
     def promote(self, name: str, target: str | int, alias: str = CHAMPION, by: str = "") -> Promotion:
         """Points an alias at a version, given by number or by another alias. Where it points there already, it stays.
@@ -196,7 +209,7 @@ class Registry:
         if alias.isdigit():
             raise Refusal(f"The alias name {alias!r} would be read as a version; give it a letter.")
         with self.database.write() as session:
-            model = _find(session, name, lock=True)
+            model = find_model(session, name, lock=True)
             row = self._target(session, model, str(target))
             held = session.get(AliasRow, (model.id, alias))
             if held is not None and held.version == row.version:
@@ -211,7 +224,7 @@ class Registry:
             Conflict: it never pointed at another version.
         """
         with self.database.write() as session:
-            model = _find(session, name, lock=True)
+            model = find_model(session, name, lock=True)
             held = self._target(session, model, alias)
             past: list[int] = []
             for move in session.scalars(
@@ -271,6 +284,9 @@ class Registry:
             held.version = to
         else:
             session.add(AliasRow(model_id=model, alias=alias, version=to))
+        if alias == CHAMPION:  # the trials were against the one before
+            ended = {"canary": None, "share": 0.0, "shadow": None}
+            session.execute(update(ServingRow).where(ServingRow.model_id == model).values(ended))
         row = PromotionRow(
             model_id=model,
             alias=alias,
@@ -304,7 +320,12 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)[:128]
 
 
-def _find(session: Session, name: str, lock: bool = False) -> ModelRow:
+def find_model(session: Session, name: str, lock: bool = False) -> ModelRow:
+    """A model's row, locked against changes by others on request.
+
+    Raises:
+        NotFound: there is none of this name.
+    """
     query = select(ModelRow).where(ModelRow.name == name)
     model = session.scalar(query.with_for_update() if lock else query)
     if model is not None:

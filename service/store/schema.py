@@ -75,6 +75,27 @@ class AliasRow(Table):
     version: Mapped[int]
 
 
+class ServingRow(Table):
+    """How a model is served, where that is not simply by its champion."""
+
+    __tablename__ = "servings"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["model_id", "canary"], ["versions.model_id", "versions.version"], name="fk_servings_canary"
+        ),
+        ForeignKeyConstraint(
+            ["model_id", "shadow"], ["versions.model_id", "versions.version"], name="fk_servings_shadow"
+        ),
+    )
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True, autoincrement=False)
+    loaded: Mapped[bool] = mapped_column(default=True)  # false: closed until somebody loads it
+    canary: Mapped[int | None]  # version that answers a share of the champion's requests
+    share: Mapped[float] = mapped_column(Double, default=0.0)  # of requests that the canary answers
+    shadow: Mapped[int | None]  # version that scores the champion's traffic and is only compared
+    at: Mapped[datetime] = mapped_column(Utc)
+    by: Mapped[str] = mapped_column(String(128))
+
+
 class PromotionRow(Table):
     """The log of every move of an alias, never changed."""
 
@@ -97,5 +118,6 @@ class KeyRow(Table):
     name: Mapped[str] = mapped_column(String(63))
     sha256: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[str] = mapped_column(String(128))  # separated by spaces
+    rate: Mapped[float | None] = mapped_column(Double)  # samples a second; None = the service's own default
     created: Mapped[datetime] = mapped_column(Utc)
     revoked: Mapped[datetime | None] = mapped_column(Utc)

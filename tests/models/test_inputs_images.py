@@ -1,6 +1,7 @@
 """Images: decoding, depth, channels, size, regions of interest and tiles, for fitting and for scoring."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 from PIL import Image
 
 from models.errors import Refusal
-from models.inputs import InputOptions, Limits, blocks, infer_spec, load, read_roi, roi_digest
-from models.inputs.images import Unreadable, conform, decode, probe, tile_starts
+from models.inputs import InputOptions, blocks, infer_spec, load, read_roi, roi_digest
+from models.inputs.images import tile_starts
+from models.pixels import Unreadable, conform, decode, probe, read
 from models.sources import SourceOptions, open_source
-from models.spec import ImageSpec
+from models.spec import ImageSpec, from_json, to_json
 
 RNG = np.random.default_rng(0)
 
@@ -98,10 +100,40 @@ def test_what_cannot_be_decoded_says_why(data, words):
 def test_a_pixel_bomb_is_refused_before_it_is_decoded():
     bomb = encoded(Image.new("1", (3000, 3000)))
     with pytest.raises(Unreadable, match="3000x3000"):
-        decode(bomb, Limits(pixels=1_000_000))
+        decode(bomb, 1_000_000)
     huge = encoded(Image.new("1", (10_000, 20_000)))  # beyond Pillow's own limit, too
     with pytest.raises(Unreadable, match="more"):
         decode(huge)
+
+
+def test_large_jpegs_are_drafted_by_the_fit_as_in_scoring(tmp_path):
+    """Only where images are resized and a JPEG is at least eight times the size; never a PNG, nor an old bundle."""
+    y, x = np.mgrid[:160, :136]
+    wave = (127 + 60 * np.sin(x / 9) + 60 * np.cos(y / 7)).astype(np.uint8)
+    for name, suffix in (("jpeg", ".jpg"), ("png", ".png")):
+        save(tmp_path / name / f"part{suffix}", wave)
+    specs = {
+        (name, size): infer_spec(opened(tmp_path / name), InputOptions(size=(size, size)))[0]
+        for name in ("jpeg", "png")
+        for size in (16, 32)
+    }
+    assert [key for key, spec in specs.items() if spec.draft] == [("jpeg", 16)]
+    assert not infer_spec(opened(tmp_path / "jpeg"), InputOptions())[0].draft
+    spec = specs["jpeg", 16]
+    assert from_json(to_json(spec)) == spec and "draft" not in to_json(specs["png", 16])
+    source, data = opened(tmp_path / "jpeg"), (tmp_path / "jpeg" / "part.jpg").read_bytes()
+    fitted = load(source, spec, tmp_path / "spool").take(np.array([0]))
+    (scored,) = blocks(source, spec)
+    np.testing.assert_array_equal(fitted, scored.parts)
+    np.testing.assert_array_equal(fitted[0], read(data, spec))
+    whole = read(data, replace(spec, draft=False)).astype(int)
+    assert 0 < np.abs(fitted[0] - whole).max() <= 2
+    # Turned by its EXIF orientation, the draft is that of the turned image.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(Image.fromarray(wave), "JPEG", exif=exif, quality=95)
+    wide = ImageSpec(height=8, width=20, channels=1, fit="resize", draft=True)
+    assert np.abs(read(turned, wide) - read(turned, replace(wide, draft=False)).astype(int)).max() <= 2
 
 
 def test_depths_and_channels_are_brought_into_line():

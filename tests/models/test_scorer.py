@@ -217,9 +217,9 @@ def test_the_strongest_part_by_hand():
 
 
 def without_gpu():
-    from models.scorer import _has_gpu
+    from models.sessions import has_gpu
 
-    return not _has_gpu()
+    return not has_gpu()
 
 
 @pytest.mark.skipif(not without_gpu(), reason="there is a GPU here")

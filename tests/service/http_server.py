@@ -10,6 +10,7 @@ import time
 import uvicorn
 
 from service.app import create_app
+from service.protocol import deadlines
 from service.settings import Settings
 
 OCTETS, JSON, NPY = "application/octet-stream", "application/json", "application/x-npy"
@@ -39,9 +40,9 @@ class Client:
         status, _, raw = self.call("POST", f"/v1/models/{model}/score{query}", body, kind, headers)
         return status, json.loads(raw)
 
-    def metrics(self, name):
+    def metrics(self, name, headers=None):
         """Label text -> value of a metric's samples."""
-        lines = self.call("GET", "/metrics")[2].decode().splitlines()
+        lines = self.call("GET", "/metrics", headers=headers)[2].decode().splitlines()
         found = [line.rsplit(" ", 1) for line in lines if line.startswith((name + "{", name + " "))]
         return {labels.removeprefix(name): float(value) for labels, value in found}
 
@@ -55,11 +56,22 @@ class Client:
         raise AssertionError("not ready")
 
 
+def until(check, seconds=10.0):
+    """Waits for what another thread or process does."""
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
 @contextlib.contextmanager
 def serving(settings: Settings):
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, access_log=False, ws="none"))
+    config = uvicorn.Config(
+        create_app(settings), log_config=None, access_log=False, ws="none", http=deadlines(settings)
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

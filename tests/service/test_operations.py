@@ -3,20 +3,16 @@
 import json
 import re
 import threading
-import time
 from pathlib import Path
 
-import anyio
 import pytest
-from http_server import JSON, OCTETS, multipart, serving
+from http_server import JSON, OCTETS, multipart, serving, until
 from toy_bundles import IMAGE, toy_bundle
 
 from models.errors import Refusal
 from service.app import create_app
 from service.auth import check_exposure, is_loopback
-from service.errors import Busy
 from service.settings import Settings, documented, read_settings
-from service.state import Turns
 from service.store.keys import Keys
 from service.store.registry import Registry
 
@@ -27,14 +23,6 @@ X = bytes([100] * 16)
 @pytest.fixture
 def settings(fill, tmp_path):
     return fill(tmp_path / "home")
-
-
-def until(check, seconds=10.0):
-    """Waits for what another thread or process does."""
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def version(client):
@@ -147,19 +135,29 @@ def test_promotion_and_rollback_over_http(settings, tmp_path):
         assert client.get("/v1/models/image")[1]["aliases"]["champion"] == 1
 
 
-def test_a_damaged_champion_makes_the_service_unready(settings):
+def test_a_damaged_champion_is_told(settings, tmp_path):
     with serving(settings) as client, Registry.open(settings) as other:
         path = other.resolve("image@2").path
         (path / "score.onnx").write_bytes(b"rotten")
         assert client.score("image@2", X, OCTETS)[0] == 500
         assert client.get("/readyz")[0] == 200  # nobody is served this version by default
         other.promote("image", 2)
-        until(lambda: client.score("image", X, OCTETS)[0] == 500)
-        status, problem = client.get("/readyz")
-        assert status == 503 and "image" in problem["detail"] and client.get("/healthz")[0] == 200
+        # The version before goes on answering, and whoever runs the service is told.
+        until(lambda: client.get("/readyz")[1].get("warnings"))
+        status, ready = client.get("/readyz")
+        assert status == 200 and "image" in ready["warnings"][0]
+        assert version(client) == 1
         other.rollback("image")
-        until(lambda: client.score("image", X, OCTETS)[0] == 200)
-        assert client.get("/readyz")[0] == 200
+        until(lambda: client.get("/readyz")[1]["warnings"] == [])
+        assert version(client) == 1
+        # A model that has nothing else to answer with makes the service unready.
+        toy_bundle(tmp_path / "new", IMAGE, doc="new")
+        other.add("new", tmp_path / "new")
+        (other.resolve("new").path / "score.onnx").write_bytes(b"rotten")
+        assert client.score("new", X, OCTETS)[0] == 500
+        status, problem = client.get("/readyz")
+        assert status == 503 and "Model new cannot be served" in problem["detail"]
+        assert client.get("/healthz")[0] == 200
 
 
 def test_keys_and_scopes(settings):
@@ -240,17 +238,6 @@ def test_bodies_and_samples_beyond_the_limits(fill, tmp_path):
         assert client.metrics("vaegis_requests_rejected_total")['{reason="too_large"}'] == 5
 
 
-def test_more_requests_than_may_wait_are_told_to_come_back():
-    async def fill_up():
-        turns = Turns(1, 1)
-        with turns.taken(), turns.taken(), pytest.raises(Busy, match="VAEGIS_QUEUE"), turns.taken():
-            pass
-        with turns.taken():
-            pass
-
-    anyio.run(fill_up)
-
-
 def test_metrics_count_what_happened(settings):
     with serving(settings) as client:
         client.score("vector", {"data": [[1, 1, 1], [20, 20, 20], [None, 1, 1]]})
@@ -297,7 +284,8 @@ def test_openapi_tells_every_route_type_and_error(client):
         "multipart/form-data", "application/json", "application/octet-stream", "application/x-npy",
         "application/vnd.apache.arrow.stream",
     }  # fmt: skip
-    assert {"200", "400", "401", "403", "404", "413", "415", "422", "500", "503"} == set(post["responses"])
+    answers = "200 400 401 403 404 413 415 422 429 500 503 504"
+    assert set(answers.split()) == set(post["responses"])
     assert {p["name"] for p in post["parameters"]} == {
         "model",
         "alpha",
@@ -306,6 +294,8 @@ def test_openapi_tells_every_route_type_and_error(client):
         "maps",
         "group",
         "condition",
+        "deadline_ms",
+        "priority",
     }
     assert "HTTPValidationError" not in json.dumps(document)  # errors have one form
     references = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
@@ -332,3 +322,10 @@ def test_settings_that_cannot_be(monkeypatch):
     monkeypatch.setenv("VAEGIS_THREADS", "3")
     assert read_settings(port=None).threads == 3
     assert read_settings(threads=5).threads == 5
+
+
+def test_alerts_speak_of_metrics_that_there_are():
+    guide = (DOCS / "operations.md").read_text()
+    rules = (DOCS.parent / "deploy" / "alerts.yml").read_text()
+    spoken = {re.sub("_(bucket|count|sum)$", "", name) for name in re.findall(r"vaegis_[a-z_]+", rules)}
+    assert spoken and [n for n in sorted(spoken) if n not in guide and not n.startswith("vaegis_process_")] == []

@@ -17,7 +17,10 @@ CENTRE = {"image": 100.0, "series": 0.0, "vector": 0.0}
 
 
 def graph(spec: InputSpec, centre: float, doc: str = "") -> bytes:
-    """score = reconstruction_error = mean (x - centre)^2; negative_elbo = 2 score + 1; map = (x - centre)^2."""
+    """score = reconstruction_error = mean (x - centre)^2; negative_elbo = 2 score + 1; map = (x - centre)^2.
+
+    Where values may be missing, the graph takes their mask, and the input is 0 there.
+    """
     kind = TensorProto.UINT8 if spec.kind == "image" else TensorProto.FLOAT
     axes = numpy_helper.from_array(np.arange(1, len(spec.shape) + 1), "axes")
     values = {"centre": centre, "two": 2.0, "one": 1.0}
@@ -42,10 +45,13 @@ def graph(spec: InputSpec, centre: float, doc: str = "") -> bytes:
         for n in ("score", "reconstruction_error", "negative_elbo")
     ]
     outputs.append(helper.make_tensor_value_info("map", TensorProto.FLOAT, ["batch", *spec.map_shape]))
+    inputs = [helper.make_tensor_value_info("input", kind, ["batch", *spec.shape])]
+    if spec.missing == "allow":
+        inputs.append(helper.make_tensor_value_info("mask", kind, ["batch", *spec.shape]))
     made = helper.make_graph(
         nodes,
         "toy",
-        [helper.make_tensor_value_info("input", kind, ["batch", *spec.shape])],
+        inputs,
         outputs,
         [axes, *constants],
         doc_string=doc,

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from models.bundle import DECODER, ENCODER, SCORE
 from models.calibration import ALL
-from models.scorer import Graph, open_session, strongest
+from models.scorer import Graph, strongest
+from models.sessions import open_session
 from models.spec import SeriesSpec
 from training.report.facts import Facts
 from training.splits import conditions_of, parts_of

@@ -1,0 +1,192 @@
+"""Requests -> full batches: while one graph call runs, the next one forms from everything that waits.
+
+A version has one `Batcher`. Nothing waits for company: a request that finds the graph idle is run at the end of the
+same turn of the event loop, on the loop itself where that is sooner done than handed to a thread. One that does not
+shares the next call with all others that wait, up to the best size (`Pace`). A further call runs beside the first only
+where there is a whole batch for it, so that a second core never makes batches smaller.
+
+A request larger than a batch takes one batch at a time and then queues again behind the others; bulk requests fill what
+interactive ones leave. Whoever gave up (deadline passed, client gone) is passed over before the graph runs. Whatever a
+sample gets depends on that sample alone; if a call fails, its requests are run again one by one, so that each has its
+own error.
+
+Queues are touched on the event loop only, so there are no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.blocks import Block
+from models.scorer import Found, Pace, Scorer, join
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One request's samples on their way through the graph."""
+
+    parts: NDArray[Any]
+    conditions: NDArray[np.int64] | None
+    maps: bool
+    bulk: bool
+    done: asyncio.Future[Found]
+    waiting: float  # `time.perf_counter()` since when
+    taken: int = 0  # parts that a batch has been made of
+    queued: float = 0.0  # seconds until its first batch ran
+    found: dict[int, Found] = field(default_factory=dict)  # first part -> of it and those that follow
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Parts start to stop of a job."""
+
+    job: Job
+    start: int
+    stop: int
+
+
+class Batcher:
+    """Gathers the samples of concurrent requests into calls of one version's graph."""
+
+    def __init__(self, scorer: Scorer, pace: Pace, lanes: int, ran: Callable[[int], None] = lambda size: None) -> None:
+        """
+        Args:
+            lanes: calls that may run at the same time.
+            ran: is told the size of every call.
+        """
+        self._scorer, self._pace, self._lanes, self.ran = scorer, pace, lanes, ran
+        # The last one at work is the next: its core has the graph's buffers in its cache.
+        self._idle = [ThreadPoolExecutor(1, "vaegis-graph") for _ in range(lanes)]
+        self._interactive: deque[Job] = deque()
+        self._bulk: deque[Job] = deque()
+        self._waiting = 0  # parts in both
+        self._running = 0  # calls
+        self._due = False  # a dispatch is on its way
+
+    async def find(
+        self, block: Block, maps: bool, bulk: bool = False, seconds: float | None = None
+    ) -> tuple[Found, float]:
+        """What the graph says of a block's parts, and the seconds until it was asked.
+
+        Cancelling this, or the end of the `seconds` that there are for it, drops what has not run yet.
+
+        Raises:
+            TimeoutError: the seconds are over.
+        """
+        if not len(block.parts):
+            return self._scorer.find(block.parts, maps, block.conditions), 0.0
+        loop = asyncio.get_running_loop()
+        job = Job(block.parts, block.conditions, maps, bulk, loop.create_future(), time.perf_counter())
+        (self._bulk if bulk else self._interactive).append(job)
+        self._waiting += len(block.parts)
+        if not self._due:
+            # Not at once: requests that came in with this one are still to be read in this turn of the loop.
+            self._due = True
+            loop.call_soon(self._dispatch, loop)
+        if seconds is None:
+            return await job.done, job.queued
+        async with asyncio.timeout(seconds):
+            return await job.done, job.queued
+
+    def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._due = False
+        if not self._running and 0 < self._waiting <= self._pace.soon:
+            batch = self._form()
+            self._deliver(batch, self._results(batch))
+        while self._waiting and (
+            not self._running or (self._running < self._lanes and self._waiting >= self._pace.best)
+        ):
+            batch = self._form()
+            if not batch:
+                break
+            self._running += 1
+            thread = self._idle.pop()
+            thread.submit(self._run, loop, thread, batch)
+
+    def _form(self) -> list[Piece]:
+        """The next batch: from whoever has waited longest, a piece each, interactive before bulk."""
+        batch: list[Piece] = []
+        room, now = self._pace.best, time.perf_counter()
+        for queue in (self._interactive, self._bulk):
+            for _ in range(len(queue)):
+                if not room:
+                    break
+                job = queue.popleft()
+                if job.done.done():
+                    self._waiting -= len(job.parts) - job.taken
+                    continue
+                if not job.taken:
+                    job.queued = now - job.waiting
+                stop = min(job.taken + room, len(job.parts))
+                batch.append(Piece(job, job.taken, stop))
+                room -= stop - job.taken
+                self._waiting -= stop - job.taken
+                job.taken = stop
+                if stop < len(job.parts):
+                    queue.append(job)
+        return batch
+
+    def _run(self, loop: asyncio.AbstractEventLoop, thread: ThreadPoolExecutor, batch: list[Piece]) -> None:
+        """On a thread: runs the graph, and hands what it says back to the loop."""
+        loop.call_soon_threadsafe(self._done, loop, thread, batch, self._results(batch))
+
+    def _results(self, batch: list[Piece]) -> list[Found | Exception]:
+        try:
+            return [*self._call(batch)]
+        except Exception as error:  # noqa: BLE001 - it becomes the answer of the request that caused it
+            return [error] if len(batch) == 1 else [self._alone(piece) for piece in batch]
+
+    def _call(self, batch: list[Piece]) -> list[Found]:
+        parts = [p.job.parts[p.start : p.stop] for p in batch]
+        given = [p.job.conditions[p.start : p.stop] for p in batch if p.job.conditions is not None]
+        maps = any(p.job.maps for p in batch)
+        found = self._scorer.find(
+            parts[0] if len(parts) == 1 else np.concatenate(parts), maps, np.concatenate(given) if given else None
+        )
+        if len(batch) == 1:
+            return [found]
+        ends = np.cumsum([len(p) for p in parts]).tolist()
+        return [found.cut(end - p.stop + p.start, end, p.job.maps) for p, end in zip(batch, ends, strict=True)]
+
+    def _alone(self, piece: Piece) -> Found | Exception:
+        try:
+            return self._call([piece])[0]
+        except Exception as error:  # noqa: BLE001 - as above
+            return error
+
+    def _done(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        thread: ThreadPoolExecutor,
+        batch: list[Piece],
+        found: list[Found | Exception],
+    ) -> None:
+        self._running -= 1
+        self._idle.append(thread)
+        self._dispatch(loop)  # first: the graph need not wait for answers to be written
+        self._deliver(batch, found)
+
+    def _deliver(self, batch: list[Piece], found: list[Found | Exception]) -> None:
+        if batch:
+            self.ran(sum(p.stop - p.start for p in batch))
+        for piece, one in zip(batch, found, strict=True):
+            job, size = piece.job, len(piece.job.parts)
+            if job.done.done():
+                continue
+            if isinstance(one, Exception):
+                job.done.set_exception(one)
+            elif piece.stop - piece.start == size:
+                job.done.set_result(one)
+            else:
+                job.found[piece.start] = one
+                if sum(len(f) for f in job.found.values()) == size:
+                    job.done.set_result(join([job.found[start] for start in sorted(job.found)]))
