@@ -152,18 +152,18 @@ def test_callers_without_a_key_share_the_default(settings):
         assert client.get("/v1/models")[0] == 429
 
 
-def test_rates_by_the_command_line(settings):
+def test_rates_by_the_command_line(settings, keys):
     run = lambda *args: subprocess.run(  # noqa: E731
         [VAEGIS, "keys", *args],
         capture_output=True,
         text=True,
         env={**os.environ, "VAEGIS_HOME": str(settings.home), "COLUMNS": "200"},
     )
-    assert run("create", "a", "--rate", "50").returncode == 0
-    assert run("create", "b").returncode == 0
-    assert run("create", "c", "--rate", "0").returncode == 0
-    assert [k["rate"] for k in json.loads(run("list", "--json").stdout)] == [50.0, None, 0.0]
-    assert "50/s" in run("list").stdout
+    keys.create("a", ["score"])
+    keys.create("b", ["score"], 0)
+    assert run("create", "c", "--rate", "50").returncode == 0
+    assert [k.rate for k in keys.list()] == [None, 0.0, 50.0]
+    assert [k["rate"] for k in json.loads(run("list", "--json").stdout)] == [None, 0.0, 50.0]
     done = run("create", "d", "--rate=-1")
     assert done.returncode == 1 and "rate cannot be -1" in done.stderr and "Traceback" not in done.stderr
 
