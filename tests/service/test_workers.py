@@ -148,7 +148,7 @@ def test_neither_swaps_nor_the_end_fail_a_request(start, workers, keep):
         run.process.send_signal(signal.SIGTERM)
         assert run.process.wait(40) == 0
         until(lambda: load.turned_away + len(load.broken) == 8)
-    # Whoever had a connection was answered on it, and told when it was the last time. When the socket closes, the kernel
+    # Whoever had a connection was answered on it, and told when it was the last time. When the socket closes the kernel
     # resets connections that nobody accepted: of new ones, one or two may come in just that moment.
     assert len(load.broken) <= (0 if keep else 2), load.broken
     assert {status for status, _ in load.answers} == {200}
