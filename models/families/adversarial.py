@@ -35,6 +35,7 @@ PENALTY = 10.0  # of the critic's gradient, as its authors chose
 AGREED = {"minimax": 1.3862943611198906, "hinge": 2.0}  # the discriminator's loss where it cannot tell
 LOST = 0.05  # of that: a discriminator below it gives the generator next to no gradient
 LOST_EPOCHS = 5  # in a row
+RISE = 1.1  # of the generator's loss over them: less is how a game swings that both still learn from
 
 
 class Discriminator(nn.Module):
@@ -124,7 +125,7 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, generator: t
 
 def lost(objective: str, history: Sequence[Mapping[str, float]], remedy: str) -> str | None:
     """Whether the discriminator has won: over the last `LOST_EPOCHS` epochs its loss lay below `LOST` of what it is
-    where it cannot tell, while the generator's rose. A critic's value is a distance and has no such end.
+    where it cannot tell, while the generator's rose by a tenth or more. A critic's value is a distance and has no such end.
 
     Args:
         history: rows with `discriminator.adversarial` and `generator.adversarial`.
@@ -135,7 +136,7 @@ def lost(objective: str, history: Sequence[Mapping[str, float]], remedy: str) ->
         return None
     floor = LOST * AGREED[objective]
     first, last = rows[0]["generator.adversarial"], rows[-1]["generator.adversarial"]
-    if max(row["discriminator.adversarial"] for row in rows) >= floor or last <= first:
+    if max(row["discriminator.adversarial"] for row in rows) >= floor or last < RISE * first:
         return None
     return (
         f"The discriminator wins: its loss lay below {floor:.2g} (it is {AGREED[objective]:.3g} where it cannot tell) "

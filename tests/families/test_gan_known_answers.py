@@ -203,6 +203,7 @@ def test_a_lost_game_is_told(objective):
         ("minimax", [0.01] * 4, [4, 5, 6, 7]),  # too soon to tell
         ("minimax", [0.01, 0.01, 0.01, 0.01, 0.3], [4, 5, 6, 7, 8]),  # it recovered
         ("minimax", [0.01] * 5, [8, 7, 7, 6, 5]),  # the generator gains
+        ("minimax", [0.01] * 5, [3.17, 3.3, 3.1, 3.2, 3.22]),  # it holds its ground
         ("minimax", [1.38] * 9, [0.7] * 9),  # the best outcome
         ("wasserstein", [-50.0] * 9, list(range(9))),  # a distance, which may be large
     ],
