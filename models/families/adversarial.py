@@ -125,7 +125,8 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, generator: t
 
 def lost(objective: str, history: Sequence[Mapping[str, float]], remedy: str) -> str | None:
     """Whether the discriminator has won: over the last `LOST_EPOCHS` epochs its loss lay below `LOST` of what it is
-    where it cannot tell, while the generator's rose by a tenth or more. A critic's value is a distance and has no such end.
+    where it cannot tell, while the generator's rose by a tenth or more. A critic's value is a distance and has no such
+    end.
 
     Args:
         history: rows with `discriminator.adversarial` and `generator.adversarial`.
