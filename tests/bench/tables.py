@@ -59,7 +59,8 @@ def families(rows: Sequence[Row], names: Sequence[str], root: Path) -> str:
     lines = []
     for family in names:
         of = {name: _of(small, name, family) for name in SETS}
-        counted = pooled(r["counts"] for r in of["skab"]) if of["skab"] else None
+        whole = len({r["part"] for r in of["skab"]}) == len(held["skab"]) > 0
+        counted = pooled(r["counts"] for r in of["skab"]) if whole else None
         skab = [f"{counted.f1:.3f}", percent(counted.far)] if counted else ["-", "-"]
         seconds = [r["fit_s"] for r in of["fashion"]]
         fit = f"{np.median(seconds):.0f}" if seconds else "-"
