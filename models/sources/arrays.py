@@ -23,6 +23,7 @@ from models.sources.options import SourceOptions, listed, span
 from models.spec import Kind
 
 CHUNK = 8 << 20  # bytes read at a time
+# All that a broken .npz can raise when read; NotImplementedError is how zipfile refuses an unknown compression.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
 
 

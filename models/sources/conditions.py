@@ -17,6 +17,7 @@ from models.sources.images import ImageFolder
 from models.sources.opening import Source
 from models.sources.options import listed, natural_key, span
 from models.sources.tables import TableFiles, numeric, open_table
+from models.sources.told import Readers, told
 
 FORMS = "FILE.csv, column:NAME, key:NAME, folders or is:NAME"
 Codes = NDArray[np.int32]
@@ -78,22 +79,8 @@ def read_conditions(source: Source, how: str) -> ConditionTable:
         if not name:
             raise Refusal("--condition is: names no condition; write is:NAME.")
         return ConditionTable((name,), {}, default=0)
-    if how == "folders":
-        if not isinstance(source, ImageFolder):
-            raise Refusal("--condition folders needs a folder of images, one sub-folder per condition.")
-        return _from_folders(source)
-    if how.startswith("column:"):
-        if not isinstance(source, TableFiles):
-            raise Refusal(f"--condition {how} needs csv or Parquet files; an .npz takes key:NAME, images take folders.")
-        return _from_column(source, how.removeprefix("column:"))
-    if how.startswith("key:"):
-        if not isinstance(source, ArrayFile):
-            raise Refusal(f"--condition {how} needs an .npz; csv and Parquet take column:NAME, images take folders.")
-        return _from_key(source, how.removeprefix("key:"))
-    path = Path(how)
-    if not path.is_file():
-        raise Refusal(f"--condition {how!r}: no such file. Give {FORMS}.")
-    return _from_file(source, path)
+    readers = Readers(_from_folders, _from_column, _from_key, _from_file)
+    return told(source, how, "--condition", "condition", FORMS, readers)
 
 
 def _from_folders(source: ImageFolder) -> ConditionTable:

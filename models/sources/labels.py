@@ -17,6 +17,7 @@ from models.sources.images import ImageFolder
 from models.sources.opening import Source
 from models.sources.options import listed, span
 from models.sources.tables import TableFiles, numeric, open_table
+from models.sources.told import Readers, told
 from models.spec import Kind
 
 CLEAN_FOLDERS = ("good", "ok", "normal")
@@ -76,22 +77,10 @@ def read_labels(source: Source, kind: Kind, how: str) -> LabelTable:
     Raises:
         Refusal: labels cannot be had that way from this source, or are incomplete.
     """
-    if how == "folders":
-        if not isinstance(source, ImageFolder) or kind != "image":
-            raise Refusal("--labels folders needs a folder of images, one sub-folder per class (good = clean).")
-        return _from_folders(source)
-    if how.startswith("column:"):
-        if not isinstance(source, TableFiles):
-            raise Refusal(f"--labels {how} needs csv or Parquet files; an .npz takes key:NAME, images take folders.")
-        return _from_column(source, how.removeprefix("column:"))
-    if how.startswith("key:"):
-        if not isinstance(source, ArrayFile):
-            raise Refusal(f"--labels {how} needs an .npz; csv and Parquet take column:NAME, images take folders.")
-        return _from_key(source, how.removeprefix("key:"))
-    path = Path(how)
-    if not path.is_file():
-        raise Refusal(f"--labels {how!r}: no such file. Give a csv file, column:NAME, key:NAME or folders.")
-    return _from_file(source, path)
+    readers = Readers(_from_folders if kind == "image" else None, _from_column, _from_key, _from_file)
+    return told(
+        source, how, "--labels", "class (good = clean)", "a csv file, column:NAME, key:NAME or folders", readers
+    )
 
 
 def _from_folders(source: ImageFolder) -> LabelTable:
