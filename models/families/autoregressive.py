@@ -29,12 +29,11 @@ from torch import Tensor, nn
 from models.bundle import STEP
 from models.errors import Refusal
 from models.families.family import Batches, Evidence, Family, Plan, Progress, Recipe, in_range
-from models.families.fusion import Form
 from models.families.layers import from_channels, smooth
 from models.families.logistics import Logistics
 from models.families.masked import Made, PixelCNN, Recurrent, RowLSTM, WaveNet
 from models.families.normaliser import Normaliser
-from models.families.typicality import Standing, Typicality
+from models.families.typicality import LIKELIHOOD_MEANING, Standing, Typicality, fused_likelihood
 from models.spec import ImageSpec, InputSpec
 
 Network = Callable[[tuple[int, ...], int, int, int], nn.Module]  # shape, outputs, width, layers
@@ -46,16 +45,8 @@ NETWORKS: dict[str, dict[str, tuple[Network, int, int]]] = {
     "vector": {"made": (Made, 128, 2)},
 }
 MEANING = {
-    "negative_log_likelihood": "negative log-likelihood, nats: how improbable the sample is under the model",
-    "typicality": "distance of the likelihood from that of clean samples, either way, in their standard deviations",
+    **LIKELIHOOD_MEANING,
     "map_peak": "largest value of the map: the strangest place, in clean standard deviations above its clean mean",
-}
-# An image that is plainer than clean ones (nothing on the belt, a dead camera) is likelier than they are, so likelihood
-# counts either way. Windows and rows have no such end: their likelihood is highest at the middle of the clean ones.
-FUSED: dict[str, dict[str, Form]] = {
-    "image": {"typicality": "linear", "map_peak": "linear"},
-    "series": {"negative_log_likelihood": "linear", "map_peak": "linear"},
-    "vector": {"negative_log_likelihood": "linear", "map_peak": "linear"},
 }
 
 
@@ -91,7 +82,7 @@ class Autoregressive(Family):
         Raises:
             Refusal: an argument out of its range, or a network for another kind of input.
         """
-        super().__init__(spec, MEANING, FUSED[spec.kind])
+        super().__init__(spec, MEANING, fused_likelihood(spec.kind, "linear"))
         in_range("layers", layers, 0, 64)
         in_range("width", width, 0, 4096)
         in_range("mixture", mixture, 1, 32)

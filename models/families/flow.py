@@ -46,10 +46,9 @@ from zuko.utils import unpack
 from models.errors import Refusal
 from models.families.coupling import MultiScale
 from models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
-from models.families.fusion import Form
 from models.families.layers import smooth
 from models.families.normaliser import Normaliser
-from models.families.typicality import Typicality
+from models.families.typicality import LIKELIHOOD_MEANING, Typicality, fused_likelihood
 from models.spec import ImageSpec, InputSpec
 
 TRANSFORMS = ("auto", "spline", "realnvp", "maf")
@@ -62,16 +61,8 @@ Shapes = Sequence[tuple[int, ...]]  # of those parameters, for one value
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 MEANING = {
-    "negative_log_likelihood": "negative log-likelihood, nats: how improbable the sample is under the model",
-    "typicality": "distance of the likelihood from that of clean samples, either way, in their standard deviations",
+    **LIKELIHOOD_MEANING,
     "map_peak": "largest value of the map: the strangest place, in units of clean variance",
-}
-# An image that is plainer than clean ones (nothing on the belt, a dead camera) is likelier than they are, so likelihood
-# counts either way. Windows and rows have no such end: their likelihood is highest at the middle of the clean ones.
-FUSED: dict[str, dict[str, Form]] = {
-    "image": {"typicality": "linear", "map_peak": "log"},
-    "series": {"negative_log_likelihood": "linear", "map_peak": "log"},
-    "vector": {"negative_log_likelihood": "linear", "map_peak": "log"},
 }
 
 
@@ -109,7 +100,7 @@ class Flow(Family):
         Raises:
             Refusal: an argument out of its range, or a transform that the input does not allow.
         """
-        super().__init__(spec, MEANING, FUSED[spec.kind])
+        super().__init__(spec, MEANING, fused_likelihood(spec.kind, "log"))
         in_range("layers", layers, 0, 64)
         in_range("width", width, 0, 4096)
         in_range("bins", bins, 2, 64)

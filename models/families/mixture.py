@@ -41,7 +41,7 @@ from models.families.fusion import Form
 from models.families.layers import smooth
 from models.families.normaliser import Normaliser
 from models.families.principal import Principal
-from models.families.typicality import Typicality
+from models.families.typicality import LIKELIHOOD_MEANING, Typicality
 from models.spec import ImageSpec, InputSpec
 
 COVARIANCES = ("full", "tied", "diag")
@@ -52,8 +52,7 @@ REDUCE_MOST = 512  # values that a covariance of its own is kept of
 LEAST_VARIANCE = 1e-6  # of a responsibility, whose logarithm is given
 
 MEANING = {
-    "negative_log_likelihood": "negative log-likelihood, nats: how improbable the sample is under the model",
-    "typicality": "distance of the likelihood from that of clean samples, either way, in their standard deviations",
+    **LIKELIHOOD_MEANING,
     "map_peak": "largest value of the map: the strangest place, in units of clean variance",
 }
 FUSED: dict[str, dict[str, Form]] = {

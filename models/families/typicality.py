@@ -13,6 +13,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.families.fusion import Form
+
+LIKELIHOOD_MEANING = {
+    "negative_log_likelihood": "negative log-likelihood, nats: how improbable the sample is under the model",
+    "typicality": "distance of the likelihood from that of clean samples, either way, in their standard deviations",
+}
+
+
+def fused_likelihood(kind: str, peak: Form) -> dict[str, Form]:
+    """What the score of a family fuses that gives exact likelihoods and a map; `peak` is the form of the map's.
+
+    An image that is plainer than clean ones (nothing on the belt, a dead camera) is likelier than they are, so for
+    images likelihood counts either way. Windows and rows have no such end: their likelihood is highest at the middle
+    of the clean ones.
+    """
+    return {"typicality" if kind == "image" else "negative_log_likelihood": "linear", "map_peak": peak}
+
 
 class Typicality(nn.Module):
     """Of a sample's negative log-likelihood."""

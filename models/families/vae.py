@@ -40,7 +40,6 @@ from torch import Tensor, nn
 from models.errors import Refusal
 from models.families.densities import Gaussian, Mixture
 from models.families.family import Batches, Evidence, Family, Progress, Recipe, conditioned, in_range
-from models.families.fusion import Form
 from models.families.layers import (
     averaged,
     averaging,
@@ -56,6 +55,7 @@ from models.families.layers import (
     to_channels,
 )
 from models.families.likelihoods import Bernoulli, LocationScale, Table, likelihood_for
+from models.families.vae_terms import DISTANCE_MEANING, MEANING, fused
 from models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the latent covariance: collapsed units have none of their own
@@ -63,38 +63,6 @@ TABLE_RIDGE = 1e-4  # the same of normalised columns: near-exact relations betwe
 TABLE_MOST = 2048  # columns or channels up to which a full covariance is kept
 IMAGE_SHRINK = 0.1  # of an image's coarse covariance, towards its mean variance: some cells hardly vary when clean
 NOISE_SEED = 20131220
-
-
-MEANING = {
-    "reconstruction_error": "mean squared error per value of the reconstruction from the posterior mean",
-    "negative_elbo": "negative evidence lower bound, nats: how improbable the sample is under the model",
-    "kl": "KL divergence of the posterior from the prior, nats: how much the sample says about its latent",
-    "latent_distance": "Mahalanobis distance of the posterior mean from the clean latents",
-    "latent_density": "negative log-density of the posterior mean among the clean latents, nats",
-    "map_peak": "largest value of the map: the strangest place, in units of clean variance",
-}
-DISTANCE_MEANING = {
-    "residual_distance": "Mahalanobis distance of what the reconstruction leaves over from clean residuals",
-    "input_distance": "Mahalanobis distance of the values themselves from clean ones (Hotelling's T2)",
-}
-# Which terms a score fuses was told by synthetic defects (docs/benchmarks.md), not by labels.
-FUSED: dict[str, dict[str, Form]] = {
-    "image": {"latent_density": "linear", "map_peak": "log", "residual_distance": "log"},
-    "series": {"map_peak": "log", "residual_distance": "log", "input_distance": "log"},
-    "vector": {"residual_distance": "log", "input_distance": "log"},
-}
-# Where images may vary, the latent tells how they lie and are lit, which is declared not to matter, and one pixel's
-# clean residuals are those of every part of the product that may come to lie there.
-FUSED_VARIED: dict[str, Form] = {"reconstruction_error": "log", "residual_distance": "log"}
-# Where values may be missing there are no such distances: at its mean a gap breaks the very relations they hold it to.
-FUSED_MISSING: dict[str, Form] = {"reconstruction_error": "log", "latent_density": "linear", "map_peak": "log"}
-
-
-def fused(spec: InputSpec, whole: bool) -> dict[str, Form]:
-    """The terms that enter the score. `whole`: distances between values are among the evidence."""
-    if not whole:
-        return FUSED_MISSING
-    return FUSED_VARIED if spec.kind == "image" and spec.invariances else FUSED[spec.kind]
 
 
 class VAE(Family):

@@ -10,7 +10,7 @@ import numpy as np
 
 from models.calibration import ALL
 from models.spec import ImageSpec, SeriesSpec, VectorSpec
-from training.report import charts, generated, panels
+from training.report import charts, generated, likelihood, panels
 from training.report.facts import Facts
 from training.report.judgement import NOUNS, Warned, number, percent, verdict
 from training.report.numbers import USUAL_ALPHA
@@ -34,7 +34,7 @@ def page(facts: Facts, seen: Seen, n: dict[str, Any], warned: Sequence[Warned], 
         _training(facts, n),
         _latent(facts, seen, n),
         generated.section(facts.generation),
-        _likelihood(facts, n),
+        likelihood.section(facts, n),
         _evidence(facts, n),
     ]
     title = f"{escape(facts.name)} – training report"
@@ -332,36 +332,6 @@ def _latent(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
             sharp=True,
         )
     return f"<section><h2>Latent space</h2>{_charts(made)}</section>"
-
-
-def _likelihood(facts: Facts, n: dict[str, Any]) -> str:
-    found = n["likelihood"]
-    if found is None:
-        return ""
-    bits = facts.log_jacobian is not None
-    rows = []
-    for split in ("fit", "validate", "calibrate"):
-        one = found[split]
-        cells = [split, number(one["elbo"], 5), number(one["nats_per_dimension"])]
-        cells += [number(one["bits_per_dimension"])] if bits else []
-        rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    head = "ELBO" if found["term"] == "negative_elbo" else charts.words(found["term"]).removeprefix("negative ")
-    text = f"Means per {found['per']} of {found['dimensions']} values, in nats of the normalised values. "
-    if bits and found["kind"] == "discrete":
-        text += (
-            f"Bits per dimension are of the raw whole numbers: the normalisation's log-Jacobian "
-            f"({number(found['log_jacobian'])} nats) is added, and a whole number has the mass of a bin of width 1."
-        )
-    elif bits:
-        text += (
-            f"Bits per dimension are differential, of the raw values with the normalisation's log-Jacobian "
-            f"({number(found['log_jacobian'])} nats): they depend on the units, and may be negative."
-        )
-    return (
-        "<section><h2>Likelihood</h2><div class=wide><table><thead><tr><th>split</th>"
-        f"<th>{escape(head)}, nats</th><th>negative, per value</th>{'<th>bits per dimension</th>' if bits else ''}"
-        f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div><p class=small>{escape(text)}</p></section>"
-    )
 
 
 def _evidence(facts: Facts, n: dict[str, Any]) -> str:

@@ -1,0 +1,41 @@
+"""Likelihoods of the splits, in nats and, where the normalisation is known, in bits per dimension."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from training.report import charts
+from training.report.facts import Facts
+from training.report.judgement import number
+
+
+def section(facts: Facts, n: dict[str, Any]) -> str:
+    """The page's section, or nothing for a family without a likelihood."""
+    found = n["likelihood"]
+    if found is None:
+        return ""
+    bits = facts.log_jacobian is not None
+    rows = []
+    for split in ("fit", "validate", "calibrate"):
+        one = found[split]
+        cells = [split, number(one["elbo"], 5), number(one["nats_per_dimension"])]
+        cells += [number(one["bits_per_dimension"])] if bits else []
+        rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+    head = "ELBO" if found["term"] == "negative_elbo" else charts.words(found["term"]).removeprefix("negative ")
+    text = f"Means per {found['per']} of {found['dimensions']} values, in nats of the normalised values. "
+    if bits and found["kind"] == "discrete":
+        text += (
+            f"Bits per dimension are of the raw whole numbers: the normalisation's log-Jacobian "
+            f"({number(found['log_jacobian'])} nats) is added, and a whole number has the mass of a bin of width 1."
+        )
+    elif bits:
+        text += (
+            f"Bits per dimension are differential, of the raw values with the normalisation's log-Jacobian "
+            f"({number(found['log_jacobian'])} nats): they depend on the units, and may be negative."
+        )
+    return (
+        "<section><h2>Likelihood</h2><div class=wide><table><thead><tr><th>split</th>"
+        f"<th>{escape(head)}, nats</th><th>negative, per value</th>{'<th>bits per dimension</th>' if bits else ''}"
+        f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div><p class=small>{escape(text)}</p></section>"
+    )
