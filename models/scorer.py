@@ -29,7 +29,7 @@ BATCH_VALUES = 2**18  # values per graph call: enough to fill a core, small enou
 BATCH_MOST = 1024
 CUDA_VALUES = 2**24  # a GPU is filled by more
 # See `Pace`.
-SOON_SECONDS, QUICK_SECONDS, SLOW_SECONDS, PAYS = 0.0005, 0.006, 0.05, 1.2
+SOON_SECONDS, QUICK_SECONDS, SLOW_SECONDS, PAYS, NEARLY = 0.0005, 0.006, 0.05, 1.2, 0.95
 
 OK, ANOMALOUS, UNJUDGED = "ok", "anomalous", "unjudged"
 
@@ -101,6 +101,7 @@ class Pace:
 
     best: int  # the most that are done within a few milliseconds, or up to which doubling made more of each second
     soon: int  # so few that they are done sooner than a thread could be told to do them; may be 0
+    enough: int  # the fewest of which nearly as many are done a second as of `best`
 
 
 class Graph:
@@ -159,18 +160,23 @@ class Graph:
         return {n: np.concatenate([r[i] for r in runs]) if len(runs) > 1 else runs[0][i] for i, n in enumerate(names)}
 
     def warm(self) -> Pace:
-        """Runs every batch size 1, 2, 4, ... once, so that no request waits for what a first run allocates."""
+        """Runs every batch size 1, 2, 4, ..., so that no request waits for what a first run allocates, and finds out what
+        suits this machine: from now on larger batches are run as several calls of `Pace.enough`, whose values stay in
+        the core's cache."""
         size, rate, soon = 1, 0.0, 0
+        rates: dict[int, float] = {}
         while True:
             parts = np.zeros((size, *self.spec.shape), self.spec.dtype)
             conditions = np.zeros(size, np.int64) if self._conditional else None
             self.run(parts, True, size, conditions)
-            seconds = min(self._timed(parts, conditions) for _ in range(3))
+            seconds = min(self._timed(parts, conditions) for _ in range(5))
             soon = size if seconds <= SOON_SECONDS else soon
             paid, rate = size / seconds >= PAYS * rate, size / seconds
+            rates[size] = rate
             # The next size is not tried to be found wanting: its memory would be kept.
             if 2 * size > self._batch or 2 * seconds > (SLOW_SECONDS if paid else QUICK_SECONDS):
-                return Pace(size, soon)
+                self._batch = next(n for n, r in rates.items() if r >= NEARLY * max(rates.values()))
+                return Pace(size, soon, self._batch)
             size *= 2
 
     def _timed(self, parts: NDArray[Any], conditions: NDArray[np.int64] | None) -> float:

@@ -22,7 +22,7 @@ from starlette.types import Scope
 from models.errors import NotAllowed, NotAuthenticated, Refusal
 from service.store.keys import SCOPES, Key, Keys, digest, public_id
 
-LOOK_SECONDS = 0.001  # requests that come in together need not all ask the store whether it has changed
+LOOK_SECONDS = 0.01  # requests that come in together need not all ask the store whether it has changed
 FRESH_SECONDS = 1.0  # how long a read of the keys is believed, where the store does not tell of changes itself
 # These say nothing about models or data.
 OPEN = ("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json")

@@ -2,8 +2,9 @@
 
 A version has one `Batcher`. Nothing waits for company: a request that finds the graph idle is run at the end of the
 same turn of the event loop, on the loop itself where that is sooner done than handed to a thread. One that does not
-shares the next call with all others that wait, up to the best size (`Pace`). A further call runs beside the first only
-where there is a whole batch for it, so that a second core never makes batches smaller.
+shares the next call with others that wait, as many as a call does best with (`Pace`). A further call runs beside the
+first only where there is a whole batch for it, so that a second core never makes batches smaller. Where all are at work
+and a whole batch waits, a thread is handed its next one ahead, and need not wait for the loop in between.
 
 A request larger than a batch takes one batch at a time and then queues again behind the others; bulk requests fill what
 interactive ones leave. Whoever gave up (deadline passed, client gone) is passed over before the graph runs. Whatever a
@@ -54,6 +55,14 @@ class Piece:
     stop: int
 
 
+@dataclass(eq=False, slots=True)
+class Lane:
+    """A thread that runs calls, one after the other."""
+
+    thread: ThreadPoolExecutor
+    given: int = 0  # calls that it runs or is to run next
+
+
 class Batcher:
     """Gathers the samples of concurrent requests into calls of one version's graph."""
 
@@ -63,13 +72,13 @@ class Batcher:
             lanes: calls that may run at the same time.
             ran: is told the size of every call.
         """
-        self._scorer, self._pace, self._lanes, self.ran = scorer, pace, lanes, ran
+        self._scorer, self._pace, self.ran = scorer, pace, ran
+        self._lanes = [Lane(ThreadPoolExecutor(1, "vaegis-graph")) for _ in range(lanes)]
         # The last one at work is the next: its core has the graph's buffers in its cache.
-        self._idle = [ThreadPoolExecutor(1, "vaegis-graph") for _ in range(lanes)]
+        self._idle = list(self._lanes)
         self._interactive: deque[Job] = deque()
         self._bulk: deque[Job] = deque()
         self._waiting = 0  # parts in both
-        self._running = 0  # calls
         self._due = False  # a dispatch is on its way
 
     async def find(
@@ -99,26 +108,37 @@ class Batcher:
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due = False
-        if not self._running and 0 < self._waiting <= self._pace.soon:
+        if 0 < self._waiting <= self._pace.soon and len(self._idle) == len(self._lanes):
             batch = self._form()
             self._deliver(batch, self._results(batch))
-        while self._waiting and (
-            not self._running or (self._running < self._lanes and self._waiting >= self._pace.best)
-        ):
+        while self._waiting and (lane := self._lane()) is not None:
             batch = self._form()
             if not batch:
                 break
-            self._running += 1
-            thread = self._idle.pop()
-            thread.submit(self._run, loop, thread, batch)
+            if not lane.given:
+                self._idle.remove(lane)
+            lane.given += 1
+            lane.thread.submit(self._run, loop, lane, batch)
+
+    def _lane(self) -> Lane | None:
+        """Who takes the next batch; None while what waits had better wait for company."""
+        if len(self._idle) == len(self._lanes):
+            return self._idle[-1]
+        if self._waiting < self._pace.best:
+            return None
+        return self._idle[-1] if self._idle else next((lane for lane in self._lanes if lane.given == 1), None)
 
     def _form(self) -> list[Piece]:
-        """The next batch: from whoever has waited longest, a piece each, interactive before bulk."""
+        """The next batch: from whoever has waited longest, a piece each, interactive before bulk.
+
+        One request may fill it to the best size; of several no more are gathered than are enough, so that the first
+        ones' answers are written while the next ones' graph call runs.
+        """
         batch: list[Piece] = []
-        room, now = self._pace.best, time.perf_counter()
+        best, size, now = self._pace.best, 0, time.perf_counter()
         for queue in (self._interactive, self._bulk):
             for _ in range(len(queue)):
-                if not room:
+                if size >= self._pace.enough:
                     break
                 job = queue.popleft()
                 if job.done.done():
@@ -126,18 +146,19 @@ class Batcher:
                     continue
                 if not job.taken:
                     job.queued = now - job.waiting
-                stop = min(job.taken + room, len(job.parts))
+                stop = min(job.taken + best - size, len(job.parts))
                 batch.append(Piece(job, job.taken, stop))
-                room -= stop - job.taken
+                size += stop - job.taken
                 self._waiting -= stop - job.taken
                 job.taken = stop
                 if stop < len(job.parts):
                     queue.append(job)
         return batch
 
-    def _run(self, loop: asyncio.AbstractEventLoop, thread: ThreadPoolExecutor, batch: list[Piece]) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop, lane: Lane, batch: list[Piece]) -> None:
         """On a thread: runs the graph, and hands what it says back to the loop."""
-        loop.call_soon_threadsafe(self._done, loop, thread, batch, self._results(batch))
+        wanted = [p for p in batch if not p.job.done.done()]  # it may have waited here for the call before
+        loop.call_soon_threadsafe(self._done, loop, lane, wanted, self._results(wanted) if wanted else [])
 
     def _results(self, batch: list[Piece]) -> list[Found | Exception]:
         try:
@@ -164,14 +185,11 @@ class Batcher:
             return error
 
     def _done(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        thread: ThreadPoolExecutor,
-        batch: list[Piece],
-        found: list[Found | Exception],
+        self, loop: asyncio.AbstractEventLoop, lane: Lane, batch: list[Piece], found: list[Found | Exception]
     ) -> None:
-        self._running -= 1
-        self._idle.append(thread)
+        lane.given -= 1
+        if not lane.given:
+            self._idle.append(lane)
         self._dispatch(loop)  # first: the graph need not wait for answers to be written
         self._deliver(batch, found)
 

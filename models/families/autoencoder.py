@@ -35,19 +35,12 @@ from models.errors import Refusal
 from models.families.densities import Gaussian, Mixture
 from models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
 from models.families.fusion import Form
-from models.families.layers import (
-    decoder_for,
-    encoder_for,
-    related,
-    related_values,
-    smooth,
-)
+from models.families.layers import decoder_for, encoder_for, smooth
 from models.families.normaliser import Normaliser
+from models.families.relations import RESIDUAL_MEANING, Relations, relatable, related
 from models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the covariance of codes, relative to their mean variance
-RESIDUAL_RIDGE, RESIDUAL_SHRINK = 1e-4, 0.1  # of the covariance of residuals
-TABLE_MOST = 2048  # columns or channels up to which a full covariance is kept
 ENTROPY = 2e-4  # weight of the addresses' entropy, as published
 TINY = 1e-12
 
@@ -57,9 +50,7 @@ MEANING = {
     "latent_density": "negative log-density of the code among the clean codes, nats",
     "map_peak": "largest value of the map: the strangest place, in units of clean variance",
 }
-DISTANCE_MEANING = {
-    "residual_distance": "Mahalanobis distance of what the reconstruction leaves over from clean residuals",
-}
+DISTANCE_MEANING = {"residual_distance": RESIDUAL_MEANING}
 FUSED: dict[str, dict[str, Form]] = {
     "image": {"latent_density": "linear", "map_peak": "log", "residual_distance": "log"},
     "series": {"residual_distance": "log", "map_peak": "log"},
@@ -98,7 +89,7 @@ class Autoencoder(Family):
         Raises:
             Refusal: an argument out of its range.
         """
-        whole = spec.missing == "refuse" and (spec.kind == "image" or spec.shape[-1] <= TABLE_MOST)
+        whole = relatable(spec)
         fused = FUSED[spec.kind] if whole else FUSED_MISSING
         super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), fused)
         in_range("latent", latent, 0, 4096)
@@ -122,8 +113,7 @@ class Autoencoder(Family):
         self.register_buffer("spread", torch.ones(self.latent))
         self.codes = Gaussian(self.latent, RIDGE)
         self.clusters = Mixture(self.latent, RIDGE)
-        ridge, shrink = (0.0, RESIDUAL_SHRINK) if spec.kind == "image" else (RESIDUAL_RIDGE, 0.0)
-        self.residuals = Gaussian(related_values(inner), ridge, shrink) if whole else None
+        self.residuals = Relations(inner) if whole else None
 
     @property
     def latent_size(self) -> int:
@@ -167,7 +157,7 @@ class Autoencoder(Family):
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """Clean codes and residuals."""
-        codes, residuals = [], []
+        codes = []
         count, square = torch.zeros_like(self.residual).double(), torch.zeros_like(self.residual).double()
         for x in batches():
             y, seen = self._values(x)
@@ -177,7 +167,7 @@ class Autoencoder(Family):
             count += seen.double().sum(0)
             square += left.square().double().sum(0)
             if self.residuals is not None:
-                residuals.append(related(left, self.normaliser.inner).flatten(0, 1))
+                self.residuals.add(related(left, self.normaliser.inner))
         z = torch.cat(codes)
         self.middle.copy_(z.mean(0))
         # One scale for all units, that a ridge means something: their own would turn an idle unit's noise into news.
@@ -186,7 +176,7 @@ class Autoencoder(Family):
         self.codes.fit(z)
         self.clusters.fit(z)
         if self.residuals is not None:
-            self.residuals.fit(torch.cat(residuals))
+            self.residuals.settle()
         # Shrunk towards the mean over places: over a few hundred samples one place's own is noisy.
         own = square / count.clamp_min(1)
         self.residual.copy_(0.9 * own + 0.1 * own.mean().clamp_min(1e-8))
@@ -207,9 +197,7 @@ class Autoencoder(Family):
             "map_peak": heat.flatten(1).amax(1),
         }
         if self.residuals is not None:
-            places = related(left, inner)
-            distance = self.residuals.distance(places.flatten(0, 1)).view(places.shape[:2])
-            terms["residual_distance"] = distance.square().mean(1).sqrt()
+            terms["residual_distance"] = self.residuals.away(related(left, inner))
         return Evidence(terms, self.normaliser.place(heat))
 
     def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:

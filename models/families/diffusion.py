@@ -25,6 +25,7 @@ Scoring noises a sample part-way, to t = `level` T, by stored noise, and denoise
                 L_1       = -log N(y; x_1 / sqrt(A_1), 1 / S_1) on average: D/2 (1 + log(2 pi / S_1)), for all alike
     map                   = (y - y')^2 / s^2, s^2 the clean residual variance
     map_peak              = max of the smoothed map
+    residual_distance     = Mahalanobis distance of y - y' from the clean residuals
 
 Because S_t |y - y_t|^2 = |noise - e(x_t, t)|^2 changes slowly with log S_t, the sum is taken as the integral of half
 of it over log S, from S_1 to S_T, by three values with a stored noise each: at T/50, at `level` and half-way between it
@@ -54,6 +55,7 @@ from models.families.family import Batches, Evidence, Family, Plan, Progress, Re
 from models.families.fusion import Form
 from models.families.layers import from_channels, smooth
 from models.families.normaliser import Normaliser
+from models.families.relations import RESIDUAL_MEANING, Relations, relatable, related
 from models.families.schedules import SCHEDULES, Schedule
 from models.spec import ImageSpec, InputSpec, SeriesSpec
 
@@ -68,6 +70,7 @@ MEANING = {
     "negative_elbo": "estimated negative evidence lower bound, nats: how improbable the sample is under the model",
     "map_peak": "largest value of the map: the strangest place, in units of clean variance",
 }
+DISTANCE_MEANING = {"residual_distance": RESIDUAL_MEANING}
 FUSED: dict[str, Form] = {"reconstruction_error": "log", "negative_elbo": "linear", "map_peak": "log"}
 
 
@@ -109,7 +112,8 @@ class Diffusion(Family):
         Raises:
             Refusal: an argument out of its range.
         """
-        super().__init__(spec, MEANING, FUSED)
+        whole = relatable(spec)
+        super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), FUSED)
         in_range("resolution", resolution, 0, 512)
         in_range("width", width, 0, 4096)
         in_range("steps", steps, 10, 10_000)
@@ -145,6 +149,7 @@ class Diffusion(Family):
         self.register_buffer("weight", self._weights())
         self.kept_at_last, self.ratio_at_first = float(self.path.signal[-1]) ** 2, float(self.path.ratio[1])
         self.register_buffer("residual", torch.ones(shape))
+        self.residuals = Relations(self.inner) if whole else None
 
     @property
     def recipe(self) -> Recipe:
@@ -200,14 +205,20 @@ class Diffusion(Family):
             y, seen = self._values(batch)
             back, _ = self._returned(y, seen, condition)
             count += seen.double().sum(0)
-            square += ((y - back) * seen).square().double().sum(0)
+            left = (y - back) * seen
+            square += left.square().double().sum(0)
+            if self.residuals is not None:
+                self.residuals.add(related(left, self.inner))
+        if self.residuals is not None:
+            self.residuals.settle()
         own = square / count.clamp_min(1)
         self.residual.copy_(own * (1 - SHRINK) + own.mean().clamp_min(1e-8) * SHRINK)
 
     def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
         y, seen = self._values(x)
         back, at_level = self._returned(y, seen, condition)
-        error = ((y - back) * seen).square()
+        left = (y - back) * seen
+        error = left.square()
         heat = error / self.residual
         if isinstance(self.inner, ImageSpec):
             heat = smooth(heat.mean(1), self.inner)
@@ -217,6 +228,8 @@ class Diffusion(Family):
             "negative_elbo": self._bound(y, seen, at_level, condition),
             "map_peak": heat.flatten(1).amax(1),
         }
+        if self.residuals is not None:
+            terms["residual_distance"] = self.residuals.away(related(left, self.inner))
         return Evidence(terms, self.normaliser.place(heat))
 
     def log_jacobian(self) -> float | None:

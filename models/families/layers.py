@@ -16,7 +16,6 @@ from torch.nn import functional
 from models.spec import ImageSpec, InputSpec, SeriesSpec
 
 SMALLEST = 8  # spatial size at which strided convolutions give way to a dense layer
-RELATED_MOST = 256  # values of an image's coarse grid: their covariance stays small and a few hundred samples teach it
 WIDEST = 8  # largest channel count, in multiples of the width
 
 
@@ -183,33 +182,6 @@ def enlarge(x: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
         return x
     shape = (x.shape[2] * factor, x.shape[3] * factor)
     return functional.interpolate(x, size=shape, mode="bilinear", align_corners=False)[:, :, : size[0], : size[1]]
-
-
-def related(x: Tensor, spec: InputSpec) -> Tensor:
-    """Channels-first (B, C, ...) -> (B, S, V): S places that each hold V values whose relations a covariance can learn:
-    the columns of a vector, the channels at each step of a window, an image averaged down to `RELATED_MOST` values."""
-    match spec:
-        case ImageSpec():
-            return shrink(x, _coarseness(spec)).flatten(1)[:, None]
-        case SeriesSpec():
-            return x.permute(0, 2, 1)
-        case _:
-            return x[:, None]
-
-
-def related_values(spec: InputSpec) -> int:
-    """V of `related`."""
-    if isinstance(spec, ImageSpec):
-        side = _coarseness(spec)
-        return spec.channels * math.ceil(spec.height / side) * math.ceil(spec.width / side)
-    return inner_shape(spec)[0]
-
-
-def _coarseness(spec: ImageSpec) -> int:
-    side = 1
-    while spec.channels * math.ceil(spec.height / side) * math.ceil(spec.width / side) > RELATED_MOST:
-        side += 1
-    return side
 
 
 def smooth(x: Tensor, spec: InputSpec) -> Tensor:

@@ -48,20 +48,16 @@ from models.families.layers import (
     enlarge,
     from_channels,
     inner_shape,
-    related,
-    related_values,
     shrink,
     smooth,
     to_channels,
 )
 from models.families.likelihoods import Bernoulli, LocationScale, Table, likelihood_for
+from models.families.relations import Relations, relatable, related, related_values
 from models.families.vae_terms import DISTANCE_MEANING, MEANING, fused
 from models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the latent covariance: collapsed units have none of their own
-TABLE_RIDGE = 1e-4  # the same of normalised columns: near-exact relations between columns are what a fault breaks
-TABLE_MOST = 2048  # columns or channels up to which a full covariance is kept
-IMAGE_SHRINK = 0.1  # of an image's coarse covariance, towards its mean variance: some cells hardly vary when clean
 NOISE_SEED = 20131220
 
 
@@ -109,7 +105,7 @@ class VAE(Family):
         Raises:
             Refusal: an argument out of its range.
         """
-        whole = spec.missing == "refuse" and (spec.kind == "image" or spec.shape[-1] <= TABLE_MOST)
+        whole = relatable(spec)
         super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), fused(spec, whole))
         in_range("resolution", resolution, 0, 512)
         self.resolution = resolution
@@ -143,11 +139,9 @@ class VAE(Family):
         self.register_buffer("residual", torch.ones(shape))
         self.latents = Gaussian(self.latent, RIDGE)
         self.clusters = Mixture(self.latent, RIDGE)
-        values = related_values(self.inner)
-        ridge, shrink = (0.0, IMAGE_SHRINK) if spec.kind == "image" else (TABLE_RIDGE, 0.0)
-        self.residuals = Gaussian(values, ridge, shrink) if whole else None
-        self.inputs = Gaussian(values, ridge, shrink) if whole else None
-        self.register_buffer("usual", torch.zeros(told, values), persistent=bool(told))
+        self.residuals = Relations(self.inner) if whole else None
+        self.inputs = Relations(self.inner) if whole else None
+        self.register_buffer("usual", torch.zeros(told, related_values(self.inner)), persistent=bool(told))
 
     @property
     def latent_size(self) -> int:
@@ -237,7 +231,7 @@ class VAE(Family):
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """Clean latents and residuals."""
-        latents, residuals, inputs = [], [], []
+        latents = []
         if self.inputs is not None and self.spec.conditions:
             self._find_usual(batches)
         seen_count, square = torch.zeros_like(self.residual).double(), torch.zeros_like(self.residual).double()
@@ -248,14 +242,14 @@ class VAE(Family):
             latents.append(mean)
             seen_count += seen.double().sum(0)
             square += (self.distribution.error(y, raw, out) * seen).double().sum(0)
-            if self.residuals is not None:
-                residuals.append(related(y - self.distribution.mean(out), self.inner).flatten(0, 1))
-                inputs.append(self._unusual(y, condition).flatten(0, 1))
+            if self.residuals is not None and self.inputs is not None:
+                self.residuals.add(related(y - self.distribution.mean(out), self.inner))
+                self.inputs.add(self._unusual(y, condition))
         self.latents.fit(torch.cat(latents))
         self.clusters.fit(torch.cat(latents))
         if self.residuals is not None and self.inputs is not None:
-            self.residuals.fit(torch.cat(residuals))
-            self.inputs.fit(torch.cat(inputs))
+            self.residuals.settle()
+            self.inputs.settle()
         # Shrunk towards the sample's mean: one pixel's residual over a few hundred samples is itself noisy, and a
         # place that was always reconstructed perfectly must not make the map explode.
         own = square / seen_count.clamp_min(1)
@@ -292,8 +286,8 @@ class VAE(Family):
         }
         if self.residuals is not None and self.inputs is not None:
             left = related(y - self.distribution.mean(centre), self.inner)
-            terms["residual_distance"] = _root_mean_square(self.residuals, left)
-            terms["input_distance"] = _root_mean_square(self.inputs, self._unusual(y, condition))
+            terms["residual_distance"] = self.residuals.away(left)
+            terms["input_distance"] = self.inputs.away(self._unusual(y, condition))
         return Evidence(terms, heat)
 
     def log_jacobian(self) -> float | None:
@@ -369,11 +363,6 @@ class VAE(Family):
         """One-hot conditions, (B, conditions)."""
         assert condition is not None
         return (condition[:, None] == torch.arange(len(self.spec.conditions), device=like.device)).to(like.dtype)
-
-
-def _root_mean_square(clean: Gaussian, places: Tensor) -> Tensor:
-    """Distances of (B, S, V) from clean ones, over the S places together, (B,)."""
-    return clean.distance(places.flatten(0, 1)).view(places.shape[:2]).square().mean(1).sqrt()
 
 
 def _default_latent(spec: InputSpec) -> int:

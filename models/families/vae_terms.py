@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from models.families.fusion import Form
+from models.families.relations import RESIDUAL_MEANING
 from models.spec import InputSpec
 
 MEANING = {
@@ -14,7 +15,7 @@ MEANING = {
     "map_peak": "largest value of the map: the strangest place, in units of clean variance",
 }
 DISTANCE_MEANING = {
-    "residual_distance": "Mahalanobis distance of what the reconstruction leaves over from clean residuals",
+    "residual_distance": RESIDUAL_MEANING,
     "input_distance": "Mahalanobis distance of the values themselves from clean ones (Hotelling's T2)",
 }
 # Which terms a score fuses was told by synthetic defects (docs/benchmarks.md), not by labels.

@@ -17,11 +17,13 @@ import numpy as np
 _SCRIPT = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "{kind}"
-local bodies, at = {{}}, 0
-for i = 1, {count} do
-  local file = io.open("{stem}." .. i, "rb"); bodies[i] = file:read("*a"); file:close()
+local requests, at = {{}}, 0
+function init(args)
+  for i = 1, {count} do
+    local file = io.open("{stem}." .. i, "rb"); requests[i] = wrk.format(nil, nil, nil, file:read("*a")); file:close()
+  end
 end
-request = function() at = at % {count} + 1; return wrk.format(nil, nil, nil, bodies[at]) end
+request = function() at = at % {count} + 1; return requests[at] end
 {pace}
 done = function(summary, latency, requests)
   local bad = summary.errors

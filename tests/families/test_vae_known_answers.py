@@ -15,8 +15,9 @@ from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 
 from models.errors import Refusal
 from models.families import Progress
-from models.families.layers import RELATED_MOST, from_channels, smooth, to_channels
-from models.families.vae import IMAGE_SHRINK, RIDGE, TABLE_RIDGE, VAE
+from models.families.layers import from_channels, smooth, to_channels
+from models.families.relations import IMAGE_SHRINK, RELATED_MOST, TABLE_RIDGE
+from models.families.vae import RIDGE, VAE
 from models.spec import VectorSpec
 
 

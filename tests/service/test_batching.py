@@ -67,7 +67,7 @@ def scores(results):
 
 def test_what_comes_while_a_call_runs_shares_the_next(held):
     async def run():
-        batcher, sizes = Batcher(held, Pace(4, 0), 1), []
+        batcher, sizes = Batcher(held, Pace(4, 0, 4), 1), []
         batcher.ran = sizes.append
         first = asyncio.ensure_future(batcher.find(images(101), False))
         await called(held, 1)
@@ -84,7 +84,7 @@ def test_requests_of_one_turn_share_their_first_call(held):
     held.free.set()
 
     async def run():
-        batcher = Batcher(held, Pace(8, 0), 1)
+        batcher = Batcher(held, Pace(8, 0, 8), 1)
         await asyncio.gather(*(batcher.find(images(100 + i), False) for i in range(6)))
         assert held.calls == [[100, 101, 102, 103, 104, 105]]
 
@@ -93,7 +93,7 @@ def test_requests_of_one_turn_share_their_first_call(held):
 
 def test_a_large_request_takes_turns_and_bulk_comes_last(held):
     async def run():
-        batcher = Batcher(held, Pace(4, 0), 1)
+        batcher = Batcher(held, Pace(4, 0, 4), 1)
         first = asyncio.ensure_future(batcher.find(images(1), False))
         await called(held, 1)
         bulk = asyncio.ensure_future(batcher.find(images(50, 51, 52), False, bulk=True))
@@ -113,7 +113,7 @@ def test_a_large_request_takes_turns_and_bulk_comes_last(held):
 
 def test_a_second_call_runs_beside_the_first_only_if_it_is_full(held):
     async def run():
-        batcher = Batcher(held, Pace(2, 0), 2)
+        batcher = Batcher(held, Pace(2, 0, 2), 2)
         asked = [asyncio.ensure_future(batcher.find(images(v), False)) for v in (1, 2, 3)]
         await called(held, 1)
         await turns()
@@ -129,7 +129,7 @@ def test_a_second_call_runs_beside_the_first_only_if_it_is_full(held):
 
 def test_who_gave_up_is_not_run(held):
     async def run():
-        batcher = Batcher(held, Pace(4, 0), 1)
+        batcher = Batcher(held, Pace(4, 0, 4), 1)
         first = asyncio.ensure_future(batcher.find(images(1), False))
         await called(held, 1)
         late = asyncio.ensure_future(batcher.find(images(2), False, seconds=0.001))
@@ -151,7 +151,7 @@ def test_an_error_is_that_of_the_request_that_caused_it(held):
     held.free.set()
 
     async def run():
-        batcher = Batcher(held, Pace(8, 0), 1)
+        batcher = Batcher(held, Pace(8, 0, 8), 1)
         asked = (batcher.find(images(*v), False) for v in ((12,), (14, 13), (15,)))
         good, bad, other = await asyncio.gather(*asked, return_exceptions=True)
         assert scores([good, other]) == [[88.0**2], [85.0**2]]
@@ -166,7 +166,7 @@ def test_a_small_batch_has_the_same_result_on_the_loop_and_on_a_thread(held, soo
     held.free.set()
 
     async def run():
-        batcher = Batcher(held, Pace(4, soon), 1)
+        batcher = Batcher(held, Pace(4, soon, 4), 1)
         assert scores([await batcher.find(images(90, 110), False)]) == [[100.0, 100.0]]
         assert scores([await batcher.find(images(1, 2, 3), False)]) == [[99.0**2, 98.0**2, 97.0**2]]
 
@@ -267,7 +267,7 @@ def test_json_images_read_fast_and_slowly_are_the_same(client):
 
 def test_what_a_client_that_left_asked_for_is_dropped(held):
     async def run():
-        batcher, left = Batcher(held, Pace(4, 0), 1), asyncio.Event()
+        batcher, left = Batcher(held, Pace(4, 0, 4), 1), asyncio.Event()
 
         async def receive():
             await left.wait()
