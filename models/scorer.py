@@ -134,7 +134,8 @@ class Graph:
         taken = {i.name for i in session.get_inputs()}
         self._masked, self._conditional = "mask" in taken, "condition" in taken
         values = CUDA_VALUES if self.device == "cuda" else BATCH_VALUES
-        self._batch = max(1, min(BATCH_MOST, values // int(np.prod(spec.shape))))
+        self._most = max(1, min(BATCH_MOST, values // int(np.prod(spec.shape))))
+        self._batch = self._most  # parts of a call
 
     def run(
         self, parts: NDArray[Any], maps: bool = False, batch: int = 0, conditions: NDArray[np.int64] | None = None
@@ -160,9 +161,11 @@ class Graph:
         return {n: np.concatenate([r[i] for r in runs]) if len(runs) > 1 else runs[0][i] for i, n in enumerate(names)}
 
     def warm(self) -> Pace:
-        """Runs every batch size 1, 2, 4, ..., so that no request waits for what a first run allocates, and finds out what
-        suits this machine: from now on larger batches are run as several calls of `Pace.enough`, whose values stay in
-        the core's cache."""
+        """Runs every batch size 1, 2, 4, ..., so that no request waits for what a first run allocates, and finds out
+        what suits this machine.
+
+        From now on larger batches are run as several calls of `Pace.enough`, whose values stay in the core's cache.
+        """
         size, rate, soon = 1, 0.0, 0
         rates: dict[int, float] = {}
         while True:
@@ -174,7 +177,7 @@ class Graph:
             paid, rate = size / seconds >= PAYS * rate, size / seconds
             rates[size] = rate
             # The next size is not tried to be found wanting: its memory would be kept.
-            if 2 * size > self._batch or 2 * seconds > (SLOW_SECONDS if paid else QUICK_SECONDS):
+            if 2 * size > self._most or 2 * seconds > (SLOW_SECONDS if paid else QUICK_SECONDS):
                 self._batch = next(n for n, r in rates.items() if r >= NEARLY * max(rates.values()))
                 return Pace(size, soon, self._batch)
             size *= 2

@@ -7,6 +7,7 @@ source paths or exporter metadata, so that the same fit gives the same bytes any
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import io
 import logging
@@ -38,12 +39,14 @@ class ScoreGraph(nn.Module):
         super().__init__()
         self.family = family
         self.names = ["score", *family.meaning, "map"]
+        self.wide = any(p.dtype == torch.float64 for p in family.parameters())
 
     def forward(self, x: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         if mask is not None:
             x = torch.where(mask > 0.5, x, torch.full_like(x, torch.nan))
-        score, found = self.family.scored(x, condition)
-        return (score, *(found.terms[t] for t in self.family.meaning), found.map)
+        score, found = self.family.scored(x.double() if self.wide else x, condition)
+        outputs = (score, *(found.terms[t] for t in self.family.meaning), found.map)
+        return tuple(o.float() for o in outputs) if self.wide else outputs
 
 
 class EncoderGraph(nn.Module):
@@ -70,14 +73,25 @@ class DecoderGraph(nn.Module):
         return self.family.decode(z, condition)
 
 
+def doubled(family: Family) -> Family | None:
+    """A copy that computes in double precision; None where it already does, or onnxruntime cannot (convolutions)."""
+    if family.spec.kind != "vector" or all(p.dtype == torch.float64 for p in family.parameters()):
+        return None
+    return copy.deepcopy(family).double()
+
+
+def export_score(family: Family) -> bytes:
+    """The score graph of a fitted family."""
+    score = ScoreGraph(family.eval())
+    seen, told = _beside(family)
+    return _graph(score, {"input": _example(family)}, score.names, seen | told)
+
+
 def export(family: Family) -> dict[str, bytes]:
     """The graphs of a fitted family, by file name."""
-    family.eval()
+    graphs = {SCORE: export_score(family)}
     x = _example(family)
-    told = {"condition": torch.arange(3) % len(family.spec.conditions)} if family.spec.conditions else {}
-    seen = {"mask": torch.ones_like(x)} if family.spec.missing == "allow" else {}
-    score = ScoreGraph(family)
-    graphs = {SCORE: _graph(score, {"input": x}, score.names, seen | told)}
+    seen, told = _beside(family)
     if family.latent_size:
         graphs[ENCODER] = _graph(EncoderGraph(family), {"input": x}, ["mean", "log_variance"], seen | told)
     if family.decodes:
@@ -87,6 +101,13 @@ def export(family: Family) -> dict[str, bytes]:
         assert name in (SAMPLER, STEP), f"no bundle holds a graph {name}"
         graphs[name] = _graph(plan.module, plan.inputs, list(plan.outputs))
     return graphs
+
+
+def _beside(family: Family) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Examples of what a graph takes beside its input: which values were observed, and conditions."""
+    seen = {"mask": torch.ones(3, *family.spec.shape)} if family.spec.missing == "allow" else {}
+    told = {"condition": torch.arange(3) % len(family.spec.conditions)} if family.spec.conditions else {}
+    return seen, told
 
 
 def _example(family: Family) -> Tensor:
@@ -201,14 +222,14 @@ def gate(
         return np.stack(session.run(terms, feed), axis=1).astype(np.float64)
 
     ours, full, single = [], [], []
-    family.eval()
+    score = ScoreGraph(family.eval())
     for i in range(0, len(parts), GATE_BATCH):
         x = take(parts[i : i + GATE_BATCH])
         told = conditions[i : i + GATE_BATCH] if conditions is not None else None
         with torch.no_grad():
             condition = torch.from_numpy(told) if told is not None else None
-            score, found = family.scored(torch.from_numpy(x), condition)
-        ours.append(torch.stack([score, *(found.terms[t] for t in family.meaning)], dim=1).double().numpy())
+            outputs = score(torch.from_numpy(x), condition=condition)
+        ours.append(torch.stack(outputs[:-1], dim=1).double().numpy())
         full.append(run(x, told))
         if not np.array_equal(full[-1], run(x, told), equal_nan=True):
             raise Refusal("The exported graph gave two answers to one batch; no bundle was written.")

@@ -34,7 +34,7 @@ from models.inputs import InputOptions
 from models.scorer import Graph, strongest
 from models.sources import SourceOptions
 from training import report
-from training.export import Gate, export, gate
+from training.export import Gate, doubled, export, export_score, gate
 from training.fit import FitOptions, Fitted, Step, fit, looks
 from training.generation import Network, measure, unwritten
 from training.splits import Split, conditions_of, parts_of, split
@@ -144,11 +144,9 @@ def run(request: Request, watch: Watch | None = None) -> Made:
         )
         watch.stage("Exporting and calibrating")
         fuse(family, samples, parted, request.options.seed)
-        graphs = export(family)
+        graphs, proof = _exported(family, samples, parted, note)
         calibration, evidence = _calibration(graphs[SCORE], samples, parted)
         alpha, decision = _default(calibration, request.alpha, note)
-        proven = parts_of(samples, parted.calibrate)
-        proof = gate(family, graphs[SCORE], samples.take, proven, conditions_of(samples, proven))
         judged = None
         if request.generation or request.network is not None:
             watch.stage("Judging what it generates")
@@ -202,6 +200,32 @@ def run(request: Request, watch: Watch | None = None) -> Made:
         )
     path.unlink(missing_ok=True)
     return Made(bundle, fitted, parted, calibration, proof, tuple(notes))
+
+
+def _exported(
+    family: Family, samples: Samples, parted: Split, note: Callable[[str], None]
+) -> tuple[dict[str, bytes], Gate]:
+    """The graphs, and the proof that the score graph says what torch says.
+
+    Raises:
+        Refusal: it does not.
+    """
+    parts = parts_of(samples, parted.calibrate)
+    told = conditions_of(samples, parts)
+    graphs = export(family)
+    try:
+        return graphs, gate(family, graphs[SCORE], samples.take, parts, told)
+    except Refusal:
+        finer = doubled(family)
+        if finer is None:
+            raise
+    graphs[SCORE] = export_score(finer)
+    proof = gate(finer, graphs[SCORE], samples.take, parts, told)
+    note(
+        "Beside the little that this model leaves unexplained, what single precision rounds away is too much, so its "
+        "score graph computes in double precision; scoring takes longer."
+    )
+    return graphs, proof
 
 
 def fuse(family: Family, samples: Samples, parted: Split, seed: int) -> None:

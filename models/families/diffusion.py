@@ -71,7 +71,13 @@ MEANING = {
     "map_peak": "largest value of the map: the strangest place, in units of clean variance",
 }
 DISTANCE_MEANING = {"residual_distance": RESIDUAL_MEANING}
-FUSED: dict[str, Form] = {"reconstruction_error": "log", "negative_elbo": "linear", "map_peak": "log"}
+# As for the VAE, told by synthetic defects (docs/benchmarks.md).
+FUSED: dict[str, dict[str, Form]] = {
+    "image": {"map_peak": "log", "residual_distance": "log"},
+    "series": {"map_peak": "log", "residual_distance": "log"},
+    "vector": {"negative_elbo": "linear", "residual_distance": "log"},
+}
+FUSED_MISSING: dict[str, Form] = {"reconstruction_error": "log", "negative_elbo": "linear", "map_peak": "log"}
 
 
 class Diffusion(Family):
@@ -113,7 +119,8 @@ class Diffusion(Family):
             Refusal: an argument out of its range.
         """
         whole = relatable(spec)
-        super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), FUSED)
+        fused = FUSED[spec.kind] if whole else FUSED_MISSING
+        super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), fused)
         in_range("resolution", resolution, 0, 512)
         in_range("width", width, 0, 4096)
         in_range("steps", steps, 10, 10_000)

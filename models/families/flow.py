@@ -56,6 +56,7 @@ RIDGE = 1e-4  # added to the covariance of normalised columns: near-exact relati
 PULL = 0.5  # of the clean radius, to which the map brings latents back
 FIRST_LOOK = 512  # samples that activation norms are set from
 NOISE_SEED = 20150521
+NOISE = {"image": 0.03, "series": 0.1, "vector": 0.03}
 Univariate = Callable[..., Any]  # parameters -> zuko's transform of single values
 Shapes = Sequence[tuple[int, ...]]  # of those parameters, for one value
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -82,7 +83,7 @@ class Flow(Family):
         layers: int = 0,
         width: int = 0,
         bins: int = 8,
-        noise: float = 0.03,
+        noise: float = -1.0,
         resolution: int = 64,
     ) -> None:
         """Builds the flow.
@@ -93,7 +94,8 @@ class Flow(Family):
             layers: transforms of a vector, or couplings a level of an image or window; 0 chooses by the input.
             width: channels, or units, of the networks within; 0 chooses by the input.
             bins: of a spline, at least 2.
-            noise: standard deviation of the normal noise added in training, in units of clean variation, >= 0.
+            noise: standard deviation of the normal noise added in training, in units of clean variation, in [0, 1];
+                -1 chooses by the input: 0.1 for windows, whose sensors may be at rest, else 0.03.
             resolution: pixels of an image's longer side that the flow sees, at most; larger images are averaged
                 down inside the graph by a whole factor. 0 averages none.
 
@@ -104,6 +106,7 @@ class Flow(Family):
         in_range("layers", layers, 0, 64)
         in_range("width", width, 0, 4096)
         in_range("bins", bins, 2, 64)
+        noise = NOISE[spec.kind] if noise == -1 else noise
         in_range("noise", noise, 0, 1)
         in_range("resolution", resolution, 0, 512)
         vector = spec.kind == "vector"

@@ -20,8 +20,8 @@ WIDEST = 8  # largest channel count, in multiples of the width
 
 
 def to_channels(x: Tensor, spec: InputSpec) -> Tensor:
-    """(B, *spec.shape) -> channels first, float32."""
-    x = x.float()
+    """(B, *spec.shape) -> channels first, as real numbers: float32, or float64 where those are given."""
+    x = x if x.is_floating_point() else x.float()
     match spec:
         case ImageSpec():
             return x.permute(0, 3, 1, 2)

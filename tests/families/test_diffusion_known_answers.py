@@ -11,6 +11,7 @@ from models.errors import Refusal
 from models.families import Progress, make
 from models.families.denoiser import Classifier
 from models.families.diffusion import Diffusion
+from models.families.relations import TABLE_RIDGE
 from models.families.schedules import SCHEDULES, Schedule
 from models.spec import ImageSpec, VectorSpec
 from training.fit import FitOptions, fit
@@ -304,6 +305,21 @@ def test_what_comes_back_is_ddims_walk_from_the_level():
             walk = family._jump(walk, t, s, ones, None)
         found = family.evidence(raw).terms["reconstruction_error"]
     assert found.numpy() == pytest.approx((y - walk).square().mean(1).numpy(), rel=1e-4)
+
+
+@torch.no_grad()
+def test_what_does_not_come_back_is_held_against_clean_residuals():
+    family = small(SPECS["vector"], steps=100, level=0.3, steps_back=3)
+    x = torch.from_numpy(clean("vector", 150))
+    family.start(batches(x.numpy()))
+    family.finish(batches(x.numpy()))
+    family.eval()
+    y = family.normaliser(x)
+    left = (y - family._returned(y, torch.ones_like(y), None)[0]).double().numpy()
+    inverse = np.linalg.inv(np.cov(left, rowvar=False, bias=True) + TABLE_RIDGE * np.eye(6))
+    away = left - left.mean(0)
+    found = family.evidence(x).terms["residual_distance"].numpy()
+    assert found == pytest.approx(np.sqrt(np.einsum("bi,ij,bj->b", away, inverse, away)), rel=5e-3)
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,15 @@ def test_more_parts_than_one_call_takes():
     assert found == pytest.approx(x.mean(axis=(1, 2, 3)), rel=1e-6)
 
 
+def test_a_warmed_graph_says_the_same_in_calls_that_suit_the_machine():
+    graph, x = Graph(mean_graph(VECTOR), VECTOR, "cpu"), np.random.default_rng(0).normal(size=(3000, 2)).astype("f4")
+    before = graph.run(x)["score"]
+    pace = graph.warm()
+    sizes = [2**n for n in range(11)]
+    assert pace.enough in sizes and pace.best in sizes and pace.enough <= pace.best
+    assert np.array_equal(graph.run(x)["score"], before)
+
+
 def test_nothing_to_score():
     out = Graph(mean_graph(SERIES), SERIES, "cpu").run(np.empty((0, 3, 2), np.float32), maps=True)
     assert {k: v.shape for k, v in out.items()} == {"score": (0,), "twice": (0,), "map": (0, 3, 2)}

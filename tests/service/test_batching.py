@@ -127,6 +127,64 @@ def test_a_second_call_runs_beside_the_first_only_if_it_is_full(held):
     asyncio.run(run())
 
 
+def test_of_several_requests_no_more_are_gathered_than_are_enough(held):
+    async def run():
+        batcher = Batcher(held, Pace(8, 0, 2), 1)
+        asked = [asyncio.ensure_future(batcher.find(images(1), False))]
+        await called(held, 1)
+        asked += [asyncio.ensure_future(batcher.find(images(v), False)) for v in (2, 3, 4)]
+        asked.append(asyncio.ensure_future(batcher.find(images(*range(10, 20)), False)))
+        await turns()
+        held.free.set()
+        await asyncio.gather(*asked)
+        # A large one takes what room there is, up to the best size.
+        assert held.calls == [[1], [2, 3], [4, *range(10, 17)], [17, 18, 19]]
+
+    asyncio.run(run())
+
+
+def test_where_all_are_at_work_a_thread_is_handed_one_whole_batch_ahead(held):
+    async def run():
+        batcher = Batcher(held, Pace(2, 0, 2), 1)
+        asked = [asyncio.ensure_future(batcher.find(images(v), False, bulk=True)) for v in (1, 2, 3, 4, 5, 6)]
+        await called(held, 1)
+        await turns()
+        # 3 and 4 lie with the thread: these come after them, but before 5 and 6, which still wait here.
+        asked += [asyncio.ensure_future(batcher.find(images(v), False)) for v in (7, 8)]
+        await turns()
+        held.free.set()
+        assert scores(await asyncio.gather(*asked)) == [[(v - 100.0) ** 2] for v in range(1, 9)]
+        assert held.calls == [[1, 2], [3, 4], [7, 8], [5, 6]]
+
+    asyncio.run(run())
+
+
+def test_who_gave_up_while_a_batch_lay_with_a_thread_is_not_run(held):
+    async def run():
+        batcher, sizes = Batcher(held, Pace(2, 0, 2), 1), []
+        batcher.ran = sizes.append
+        asked = [asyncio.ensure_future(batcher.find(images(v), False)) for v in (1, 2, 3, 4)]
+        await called(held, 1)
+        await turns()
+        asked[2].cancel()
+        held.free.set()
+        assert scores(await asyncio.gather(asked[0], asked[1], asked[3])) == [[(v - 100.0) ** 2] for v in (1, 2, 4)]
+        assert held.calls == [[1, 2], [4]] and sizes == [2, 1]
+        # And one of which nobody is left.
+        held.free.clear()
+        asked = [asyncio.ensure_future(batcher.find(images(v), False)) for v in (1, 2, 3, 4)]
+        await called(held, 3)
+        await turns()
+        asked[2].cancel()
+        asked[3].cancel()
+        held.free.set()
+        await asyncio.gather(asked[0], asked[1])
+        await batcher.find(images(9), False)
+        assert held.calls == [[1, 2], [4], [1, 2], [9]]
+
+    asyncio.run(run())
+
+
 def test_who_gave_up_is_not_run(held):
     async def run():
         batcher = Batcher(held, Pace(4, 0, 4), 1)

@@ -15,6 +15,7 @@ from models.families import FAMILIES, Evidence
 from models.families.vae import VAE
 from models.scorer import Graph, Scorer
 from models.sources import SourceOptions, open_source
+from training import export
 from training.fit import FitOptions
 from training.pipeline import Request, Watch, evidence_of, run
 
@@ -160,6 +161,25 @@ def test_a_graph_that_differs_from_torch_never_becomes_a_bundle(request_, monkey
     monkeypatch.setitem(FAMILIES, "doctored", Doctored)
     request = dataclasses.replace(request_, family="doctored", options=FitOptions(steps=5, device="cpu"))
     leaves_nothing(request, r"gate failed: on calibration sample \d+ the graph gives kl .* where torch gives")
+
+
+def test_a_table_that_single_precision_is_too_coarse_for_is_scored_in_double(request_, fitted, sources, monkeypatch):
+    monkeypatch.setattr(export, "TOLERANCE", 2e-7)  # about two roundings of the answer itself
+    made = run(request_)
+    assert made.gate.torch < 1
+    assert any("computes in double precision" in note for note in made.notes)
+    usual = fitted("vae", "vector").bundle
+    x = vectors(20, 3)
+    fine, coarse = (Graph(b.read("score.onnx"), b.spec, "cpu").run(x)["score"] for b in (made.bundle, usual))
+    assert fine.dtype == np.float32 and fine == pytest.approx(coarse, rel=1e-3, abs=1e-4)
+    # The graph is finer, nothing else of the bundle changes.
+    assert made.bundle.read("encoder.onnx") == usual.read("encoder.onnx")
+
+
+def test_convolutions_have_no_double_precision(request_, sources, monkeypatch):
+    monkeypatch.setattr(export, "TOLERANCE", 1e-9)
+    request = dataclasses.replace(request_, source=sources / "image.npz", options=FitOptions(steps=5, device="cpu"))
+    leaves_nothing(request, "gate failed")
 
 
 def test_the_report_is_read_as_json(fitted):
