@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from queue import LifoQueue
+from queue import Empty, LifoQueue
 
 import anyio
 import numpy as np
@@ -30,7 +30,7 @@ from models.inputs.uploads import check_bytes, read_here
 from models.pixels import Pixels, Unreadable
 from models.spec import ImageSpec, to_json
 from service.decoder import ANSWER, HELD_BYTES, LENGTH, NO_MEMORY, PIXELS, READY, REQUEST, UNREADABLE
-from service.errors import NotReady
+from service.errors import Late, NotReady
 
 FILES, MOST_BYTES, LEAST_BYTES = 32, 1 << 20, 1 << 16  # of a piece of a request, which one decoder takes at a time
 LOSSES = 16  # decoders that one request may cost
@@ -70,16 +70,22 @@ class Decoders:
         self._helpers = ThreadPoolExecutor(max(1, processes - 1), "vaegis-decoding")
         self._closed = False
 
-    def read(self, files: Sequence[bytes], spec: ImageSpec, limits: Limits) -> Iterable[Pixels | Unreadable]:
+    def read(
+        self, files: Sequence[bytes], spec: ImageSpec, limits: Limits, *, deadline: float | None = None
+    ) -> Iterable[Pixels | Unreadable]:
         """Of each file, in order, its pixels as the spec has them, or why there are none.
+
+        Args:
+            deadline: `time.monotonic()` after which no further piece of the files is taken up.
 
         Raises:
             TooLarge: together they decode to more bytes than the limit.
             NotReady: no decoder can be started.
+            Late: the deadline passed.
         """
         if not self._processes:
             return read_here(files, spec, limits)
-        task = _Task(files, spec, limits, self._processes)
+        task = _Task(files, spec, limits, self._processes, deadline)
         # This thread works too; the others help where there is enough to do and they have the time.
         helping = [self._helpers.submit(self._work, task) for _ in range(min(self._processes, len(task.pieces)) - 1)]
         try:
@@ -102,7 +108,7 @@ class Decoders:
     def _work(self, task: _Task) -> None:
         """Takes pieces of a task until none is left."""
         while (piece := task.next()) is not None:
-            decoder = self._free.get()
+            decoder = self._waited(task)
             alone, suspect = len(piece) == 1, -1
             try:
                 while piece:
@@ -136,11 +142,31 @@ class Decoders:
                 self._free.put(None if decoder is None or decoder.ended else decoder)
 
 
+    def _waited(self, task: _Task) -> _Decoder | None:
+        """A decoder that is free, or None where one is to be started; waits as long as the task may take.
+
+        Raises:
+            Late: that is over.
+        """
+        try:
+            decoder = self._free.get(timeout=task.left())
+        except Empty:
+            task.stop()
+            raise Late from None
+        if task.left() == 0:
+            self._free.put(decoder)
+            task.stop()
+            raise Late
+        return decoder
+
+
 class _Task:
     """The images of one request, in pieces."""
 
-    def __init__(self, files: Sequence[bytes], spec: ImageSpec, limits: Limits, processes: int) -> None:
-        self.files, self.spec, self.limits = files, spec, limits
+    def __init__(
+        self, files: Sequence[bytes], spec: ImageSpec, limits: Limits, processes: int, deadline: float | None
+    ) -> None:
+        self.files, self.spec, self.limits, self._deadline = files, spec, limits, deadline
         self.head = _written(spec)
         why = "too many images of this request broke their decoders, so it was not tried; send it in another request"
         self.results: list[Pixels | Unreadable] = [Unreadable(why)] * len(files)
@@ -152,6 +178,10 @@ class _Task:
         """Positions of the files of the next piece."""
         with self._lock:
             return self.pieces.popleft() if self.pieces else None
+
+    def left(self) -> float | None:
+        """Seconds that there are for it; None where there is no end to them."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def may_go_on(self) -> bool:
         """Counts a lost decoder; false where there were too many."""

@@ -32,6 +32,12 @@ class Late(Refusal):
     status = 504
     title = "Deadline passed"
 
+    def __init__(self) -> None:
+        super().__init__(
+            "The deadline that the request set passed before it was scored. Set a later deadline_ms, or send fewer "
+            "samples."
+        )
+
 
 class Unloaded(Conflict):
     """The model was unloaded; it answers nothing until somebody loads it."""

@@ -13,7 +13,6 @@ from service.live import Served
 from service.state import Service
 from service.tracing import passed
 
-LATE = "The deadline that the request set passed before it was scored. Set a later deadline_ms, or send fewer samples."
 DECISIONS_MOST = 64  # of a version, that are remembered
 
 
@@ -36,12 +35,12 @@ async def judge(
     """
     left = math.inf if deadline is None else deadline - time.monotonic()
     if left <= 0:
-        raise Late(LATE)
+        raise Late
     began = time.perf_counter()
     try:
         found, queued = await served.batcher.find(block, maps, bulk, None if deadline is None else left)
     except TimeoutError as error:
-        raise Late(LATE) from error
+        raise Late from error
     verdicts = served.scorer.judged(block, decision, found)
     seconds = time.perf_counter() - began
     of = service.metrics.of(served)

@@ -5,6 +5,7 @@ What it takes and answers is described for /docs in `score_docs`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from models.spec import SeriesSpec
 from service import multipart
 from service.answer import check_maps, render
 from service.auth import allow
+from service.errors import Late
 from service.live import Served
 from service.routes.controls import parsed
 from service.routes.thin import INLINE_BYTES, INLINE_SAMPLES, JSON, Headers, attended, received, reply
@@ -118,6 +120,7 @@ async def score(service: Service, address: str, scope: Scope, receive: Receive) 
     arrived = time.monotonic()
     allow(scope, "score")
     controls = parsed(scope["query_string"])
+    deadline = None if controls.seconds is None else arrived + controls.seconds
     headers = dict(scope["headers"])
     place = service.admission.enter()
     try:
@@ -130,19 +133,19 @@ async def score(service: Service, address: str, scope: Scope, receive: Receive) 
         reader = _reader(content_type, headers.get(b"content-encoding", b"").decode("latin-1"))
         raw = await received(receive)
         began = time.perf_counter()
-        decoding = partial(
-            _decoded,
-            served,
-            reader,
-            Body(content_type, raw, _limits(service), service.decoders.read),
-            controls.condition,
-        )
+        images = partial(service.decoders.read, deadline=deadline)
+        body = Body(content_type, raw, _limits(service), images)
+        decoding = partial(_decoded, served, reader, body, controls.condition)
         with stage("decode"):
             if len(raw) <= INLINE_BYTES and reader is not _files:
                 block = decoding()
             else:
                 owner = service.decoders if reader is _files else service.admission
-                block = await anyio.to_thread.run_sync(decoding, limiter=owner.limiter)
+                try:
+                    async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                        block = await anyio.to_thread.run_sync(decoding, limiter=owner.limiter)
+                except TimeoutError as error:
+                    raise Late from error
         service.metrics.note(service.metrics.of(served).decoding, time.perf_counter() - began)
         scope["vaegis.samples"] = len(block)
         place.hold(len(block), block.parts.nbytes)
@@ -150,7 +153,6 @@ async def score(service: Service, address: str, scope: Scope, receive: Receive) 
             check_maps(served.scorer.spec, block, service.settings.max_answer_bytes)
         # The events of a series name the guilty channels, which the maps tell.
         maps = controls.maps != "none" or isinstance(served.scorer.spec, SeriesSpec)
-        deadline = None if controls.seconds is None else arrived + controls.seconds
         scoring = judge(service, served, block, decision, maps, deadline=deadline, bulk=controls.bulk)
         verdicts = await attended(receive, scoring)
         if len(verdicts.errors) == len(verdicts):

@@ -22,6 +22,7 @@ from models.inputs.uploads import read_here
 from models.pixels import Unreadable
 from models.spec import ImageSpec
 from service.decoding import Decoders
+from service.errors import Late
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 RNG = np.random.default_rng(0)
@@ -185,6 +186,23 @@ def waits_for_an_answer(thread):
         time.sleep(0.001)
 
 
+def test_after_the_deadline_nothing_more_is_decoded(decoders):
+    pool, good = decoders(seconds=2), encoded(noise(4, 4))
+    with pytest.raises(Late):
+        pool.read([good], SMALL, LIMITS, deadline=time.monotonic() - 1)
+    assert children() == []  # nothing was started for it
+    (first,) = pool.read([good], SMALL, LIMITS, deadline=time.monotonic() + 30)
+    assert isinstance(first, np.ndarray)
+    busy, given = in_thread(lambda: pool.read([jpeg_of_scans(20_000)], ANY, LIMITS))
+    waits_for_an_answer(busy)
+    with pytest.raises(Late):  # while it waits for the only decoder
+        pool.read([good], SMALL, LIMITS, deadline=time.monotonic() + 0.1)
+    assert busy.is_alive()
+    busy.join()
+    assert isinstance(given[0], Unreadable)
+    assert isinstance(next(iter(pool.read([good], SMALL, LIMITS))), np.ndarray)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_decoder_killed_by_another_hand_costs_nothing(decoders, count):
     """A stopped decoder is sent images, then killed: another one decodes them."""
@@ -264,6 +282,9 @@ def test_one_broken_file_of_a_request_is_unjudged(fill, tmp_path):
         assert bomb["error"]["detail"].startswith("bomb.jpg: decoding it takes more than the 1 s")
         assert "not a readable image" in torn["error"]["detail"]
         assert client.metrics("vaegis_decoders_lost_total")['{reason="time"}'] >= 1
+        form = multipart([("bomb.jpg", jpeg_of_scans(20_000))])
+        status, problem = client.score("image", *form, query="?deadline_ms=100")
+        assert status == 504 and "deadline_ms" in problem["detail"], problem
         status, problem = client.score("image", *multipart([("bomb.png", png_of_zeros(9000))]))
         assert status == 422 and "50000000" in problem["detail"], problem
         assert client.score("image", *multipart([("a.png", good)]))[1]["results"][0]["score"] == 100.0
