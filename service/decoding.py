@@ -141,7 +141,6 @@ class Decoders:
                     decoder.close()
                 self._free.put(None if decoder is None or decoder.ended else decoder)
 
-
     def _waited(self, task: _Task) -> _Decoder | None:
         """A decoder that is free, or None where one is to be started; waits as long as the task may take.
 

@@ -66,7 +66,7 @@ class Figures:
     alpha: float  # false-alarm rate of its verdicts
     expected: tuple[float, float] | None  # the long-run rate that its calibration warrants, 99 %
     bits: float | None  # per dimension of held-out clean samples, where the likelihood is exact
-    repeated: float | None  # share of what makes clean samples differ that reconstructions repeat
+    repeated: float | None  # share of what makes clean samples differ that a smaller latent repeats
     auroc: float | None = None  # of `score`, with labels
     found: float | None = None  # share of anomalies flagged
     false_alarms: float | None = None  # share of clean test samples flagged
@@ -179,6 +179,8 @@ def measured(bundle: Bundle, fitted: Fitted) -> Figures:
     """What the bundle is worth without labels, by its own graphs."""
     report = json.loads(bundle.read("report/report.json"))
     likelihood, repeated = report["likelihood"], report["reconstruction"]
+    # A latent that holds all of a sample gives it back whatever was learned.
+    repeated = None if repeated and report["latent"]["whole"] else repeated
     interval = report["decision"]["interval"]
     graphs = [n for n in bundle.manifest.files if n.endswith(".onnx")]
     return Figures(

@@ -106,6 +106,8 @@ def _latent(n: dict[str, Any]) -> list[Warned]:
             "product. Fit for longer (--steps), or with a smaller beta (--set beta=0.1)."
         )
         return [Warned("not_learned", "alarm", text)]
+    if latent["whole"]:
+        return []
     if active == size:
         text = f"All {size} latent units are in use; a larger latent (--set latent={2 * size}) may describe clean "
         return [Warned("latent_full", "note", text + "product better.")]

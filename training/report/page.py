@@ -18,6 +18,7 @@ from training.report.seen import Seen, Shown, kl_per_unit
 from training.report.style import CSS
 from training.report.trials import Trial, section
 
+EXACT = 0.999  # share repeated, from which a latent that holds all of a sample is said to give it back
 LEVELS = {"alarm": "Alarm", "warning": "Look first", "note": "Note"}
 
 
@@ -97,9 +98,13 @@ def _samples(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
         case VectorSpec():
             inner = _vectors(facts, seen, shown, facts.spec)
     repeated = n["reconstruction"]
+    exact = n["latent"] is not None and n["latent"]["whole"] and repeated is not None and repeated["explained"] > EXACT
     share = (
         ""
         if repeated is None
+        else "<p>The latent holds as much as the sample, so reconstructions repeat any sample, clean or not. What the "
+        "model finds strange is in its evidence and its maps alone.</p>"
+        if exact
         else f"<p>Over {repeated['samples']} unseen {NOUNS[facts.spec.kind][1]} the reconstructions repeat "
         f"<b>{percent(repeated['explained'])}</b> of what makes them differ; five principal components would repeat "
         f"{percent(repeated['linear'])}. What is left should be noise.</p>"
