@@ -66,7 +66,7 @@ class Figures:
     alpha: float  # false-alarm rate of its verdicts
     expected: tuple[float, float] | None  # the long-run rate that its calibration warrants, 99 %
     bits: float | None  # per dimension of held-out clean samples, where the likelihood is exact
-    repeated: float | None  # share of what makes clean samples differ that a smaller latent repeats
+    repeated: float | None  # share of what makes clean samples differ that come back through a smaller latent
     auroc: float | None = None  # of `score`, with labels
     found: float | None = None  # share of anomalies flagged
     false_alarms: float | None = None  # share of clean test samples flagged

@@ -15,19 +15,14 @@ if TYPE_CHECKING:
     from models.latent import Coder
 
 
+@shared.reads()
 def encode(
+    *,
     source: shared.Source,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A row per sample: .parquet or .csv.")],
     model: shared.ModelName = None,
     bundle: shared.BundleFolder = None,
-    kind: shared.KindOption = None,
-    key: shared.Key = None,
-    columns: shared.Columns = None,
-    exclude: shared.Exclude = None,
-    timestamp: shared.Timestamp = None,
-    sep: shared.Sep = None,
-    rows: shared.Rows = None,
-    condition: shared.Condition = None,
+    asked: shared.Asked,
     device: shared.Device = "auto",
 ) -> None:
     """Write the latent mean and log-variance of every sample in SOURCE.
@@ -39,7 +34,7 @@ def encode(
     from models.bundle import ENCODER
     from service.samplefiles import TableFile
 
-    reading = shared.reading(kind, key, columns, exclude, timestamp, sep, rows, condition=condition)
+    reading = asked.reading()
     coder = coding.open_coder(model, bundle, device)
     coder.need(ENCODER, "encode")
     stream = coding.open_blocks(coder, source, reading)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from models.ensemble import Member
 
 
+@shared.reads()
 def ensemble(
+    *,
     models: Annotated[
         list[str], typer.Argument(metavar="A B [C ...]", help="Models by NAME[@VERSION], or bundles' folders.")
     ],
@@ -34,14 +36,7 @@ def ensemble(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write the bundle here instead of registering it.")
     ] = None,
-    kind: shared.KindOption = None,
-    key: shared.Key = None,
-    columns: shared.Columns = None,
-    exclude: shared.Exclude = None,
-    timestamp: shared.Timestamp = None,
-    sep: shared.Sep = None,
-    rows: shared.Rows = None,
-    condition: shared.Condition = None,
+    asked: shared.Asked,
 ) -> None:
     """Make one model of several: it runs them all, its score is the mean of theirs, its thresholds are its own.
 
@@ -69,9 +64,7 @@ def ensemble(
     check(members)
     spec = members[0].bundle.spec
     calibrate_by = spec.calibrate_by
-    reading = shared.reading(
-        kind, key, columns, exclude, timestamp, sep, rows, calibrate_by=calibrate_by, condition=condition
-    )
+    reading = asked.reading(calibrate_by=calibrate_by)
     graph = merged(members)
     settings = read_settings()
     with tempfile.TemporaryDirectory(prefix="vaegis-ensemble-") as folder:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from training.evaluate import Evaluation
 
 
+@shared.reads()
 def evaluate(
+    *,
     source: shared.Source,
     labels: Annotated[
         str,
@@ -34,14 +36,7 @@ def evaluate(
     decide_by: shared.DecideBy = "score",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.json", help="Write the figures as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON only.")] = False,
-    kind: shared.KindOption = None,
-    key: shared.Key = None,
-    columns: shared.Columns = None,
-    exclude: shared.Exclude = None,
-    timestamp: shared.Timestamp = None,
-    sep: shared.Sep = None,
-    rows: shared.Rows = None,
-    condition: shared.Condition = None,
+    asked: shared.Asked,
     device: shared.Device = "auto",
 ) -> None:
     """Compare a model's verdicts with labels: how well it ranks, what it finds, how often it cries wolf.
@@ -59,7 +54,7 @@ def evaluate(
     need_training()
     from training.evaluate import evaluate as compare
 
-    reading = shared.reading(kind, key, columns, exclude, timestamp, sep, rows, labels=labels, condition=condition)
+    reading = asked.reading(labels=labels)
     scorer, decision, blocks = judged(
         source, shared.bundle_for(model, bundle), alpha, threshold, decide_by, None, device, reading
     )

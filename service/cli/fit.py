@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from training.pipeline import Made, Watch
 
 
+@shared.reads("condition")
 def fit(
+    *,
     source: shared.Source,
     name: Annotated[str, typer.Option("--name", help="What the model is called: lower case, digits, . _ -")],
     family: Annotated[
@@ -73,13 +75,7 @@ def fit(
             " (series); noise (vectors).",
         ),
     ] = None,
-    kind: shared.KindOption = None,
-    key: shared.Key = None,
-    columns: shared.Columns = None,
-    exclude: shared.Exclude = None,
-    timestamp: shared.Timestamp = None,
-    sep: shared.Sep = None,
-    rows: shared.Rows = None,
+    asked: shared.Asked,
     group_by: Annotated[
         str | None,
         typer.Option(
@@ -166,9 +162,7 @@ def fit(
         work=work,
         family=family,
         arguments=shared.arguments(set_ or (), recipe),
-        reading=shared.reading(
-            kind, key, columns, exclude, timestamp, sep, rows, group_by, calibrate_by, condition=condition
-        ),
+        reading=asked.reading(group_by, calibrate_by, condition=condition),
         shaping=InputOptions(
             size=shared.size(size),
             tile=tile,

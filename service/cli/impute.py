@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from models.latent import Coder
 
 
+@shared.reads()
 def impute(
+    *,
     source: shared.Source,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR|FILE", help="A folder of PNGs (images), or .npz, .parquet, .csv.")
@@ -30,14 +32,7 @@ def impute(
         Path | None,
         typer.Option("--mask", metavar="MASK.png|DIR", help="Images: what is not black is missing; one, or one each."),
     ] = None,
-    kind: shared.KindOption = None,
-    key: shared.Key = None,
-    columns: shared.Columns = None,
-    exclude: shared.Exclude = None,
-    timestamp: shared.Timestamp = None,
-    sep: shared.Sep = None,
-    rows: shared.Rows = None,
-    condition: shared.Condition = None,
+    asked: shared.Asked,
     device: shared.Device = "auto",
 ) -> None:
     """Fill in missing values: NaN in series and tables, the pixels of --mask in images.
@@ -49,7 +44,7 @@ def impute(
     from models.bundle import DECODER, ENCODER
     from service.samplefiles import SampleFiles
 
-    reading = shared.reading(kind, key, columns, exclude, timestamp, sep, rows, condition=condition)
+    reading = asked.reading()
     coder = coding.open_coder(model, bundle, device)
     coder.need(ENCODER, "impute")
     coder.need(DECODER, "impute")

@@ -12,7 +12,9 @@ from service.cli import coding
 from service.cli import options as shared
 
 
+@shared.reads("rows", "condition")
 def interpolate(
+    *,
     samples: Annotated[
         list[str],
         typer.Argument(metavar="A B [C ...]", help="Samples, each a PATH that holds one, or PATH:INDEX of many."),
@@ -28,12 +30,7 @@ def interpolate(
         typer.Option("--arith", metavar="A-B+C", help="This sum of latents instead; the samples are A, B, C, ..."),
     ] = None,
     condition: coding.Condition = None,
-    kind: shared.KindOption = None,
-    key: shared.Key = None,
-    columns: shared.Columns = None,
-    exclude: shared.Exclude = None,
-    timestamp: shared.Timestamp = None,
-    sep: shared.Sep = None,
+    asked: shared.Asked,
     device: shared.Device = "auto",
 ) -> None:
     """Walk from sample A to sample B in latent space, or add and subtract samples there.
@@ -57,7 +54,7 @@ def interpolate(
     coder.need(ENCODER, "interpolate")
     coder.need(DECODER, "interpolate")
     told = told_of(coder.spec, condition, len(samples))
-    reading = shared.reading(kind, key, columns, exclude, timestamp, sep)
+    reading = asked.reading()
     parts = np.concatenate([coding.one_part(coder, text, reading) for text in samples])
     latents, _ = coder.encode(parts, told)
     # Of a sum, what it was made of comes first and the sum last.

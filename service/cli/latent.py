@@ -15,7 +15,9 @@ MOST = 20_000  # samples on a map: more are an even blot
 GRID, STEPS, REACH = 9, 9, 2.5  # cells along a side; steps of a traverse; clean standard deviations to either side
 
 
+@shared.reads()
 def latent(
+    *,
     source: shared.Source,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="For map.png, map.parquet, grid.png and traverse.png.")
@@ -32,14 +34,7 @@ def latent(
         str | None,
         typer.Option("--traverse", metavar="3,5|active", help="Move these units one by one; `active`: those in use."),
     ] = None,
-    kind: shared.KindOption = None,
-    key: shared.Key = None,
-    columns: shared.Columns = None,
-    exclude: shared.Exclude = None,
-    timestamp: shared.Timestamp = None,
-    sep: shared.Sep = None,
-    rows: shared.Rows = None,
-    condition: shared.Condition = None,
+    asked: shared.Asked,
     device: shared.Device = "auto",
 ) -> None:
     """Draw where the samples of SOURCE lie in latent space, and what the decoder makes of the places between.
@@ -61,7 +56,7 @@ def latent(
 
     if out.exists() and not out.is_dir():
         raise Conflict(f"--out {out} is a file; name a folder.")
-    reading = shared.reading(kind, key, columns, exclude, timestamp, sep, rows, labels=labels, condition=condition)
+    reading = asked.reading(labels=labels)
     coder = coding.open_coder(model, bundle, device)
     coder.need(ENCODER, "draw its latent space")
     table = read_labels(open_source(source, reading), coder.spec.kind, labels) if labels is not None else None

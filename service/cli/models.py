@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from models.errors import Refusal
-from service.cli.options import Columns, Device, Key, Rows, Source, kept, reading
+from service.cli.options import Asked, Columns, Device, Key, Rows, Source, kept
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -174,7 +174,7 @@ def half(
     with _registry() as registry, TemporaryDirectory(prefix="vaegis-half-") as folder:
         of = registry.resolve(model)
         bundle = open_bundle(of.path)
-        opened = open_source(source, reading(bundle.spec.kind, key, columns, rows=rows))
+        opened = open_source(source, Asked(kind=bundle.spec.kind, key=key, columns=columns, rows=rows).reading())
         blocks = inputs.blocks(opened, bundle.spec, roi=bundle.roi)
         made, found = half_bundle(bundle, blocks, Path(folder) / "half", cast(Any, device))
         added = registry.add(of.name, made.path, by=_who())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 
@@ -67,41 +70,75 @@ Threshold = Annotated[
 DecideBy = Annotated[str, typer.Option("--decide-by", metavar="TERM", help="`score` or an evidence term.")]
 
 
-def reading(
-    kind: str | None = None,
-    key: str | None = None,
-    columns: str | None = None,
-    exclude: str | None = None,
-    timestamp: str | None = None,
-    sep: str | None = None,
-    rows: str | None = None,
-    group_by: str | None = None,
-    calibrate_by: str | None = None,
-    labels: str | None = None,
-    condition: str | None = None,
-) -> SourceOptions:
-    """How to read a source, from the options' texts.
+@dataclass(frozen=True)
+class Asked:
+    """How a source is to be read, as the options say it that every command takes which reads one; see `reads`."""
 
-    Raises:
-        Refusal: an unknown kind, or rows that are no range.
+    kind: KindOption = None
+    key: Key = None
+    columns: Columns = None
+    exclude: Exclude = None
+    timestamp: Timestamp = None
+    sep: Sep = None
+    rows: Rows = None
+    condition: Condition = None
+
+    def reading(
+        self,
+        group_by: str | None = None,
+        calibrate_by: str | None = None,
+        labels: str | None = None,
+        condition: str | None = None,
+    ) -> SourceOptions:
+        """How to read it, with what only some commands ask.
+
+        Raises:
+            Refusal: an unknown kind, or rows that are no range.
+        """
+        from models.sources import SourceOptions, parse_rows
+
+        if self.kind is not None and self.kind not in SPECS:
+            raise Refusal(f"--kind {self.kind} is unknown; choose {', '.join(SPECS)}.")
+        return SourceOptions(
+            kind=cast(Kind | None, self.kind),
+            key=self.key,
+            columns=names(self.columns),
+            exclude=names(self.exclude),
+            timestamp=self.timestamp,
+            sep={"tab": "\t", "\\t": "\t"}.get(self.sep, self.sep) if self.sep else None,
+            rows=parse_rows(self.rows) if self.rows else None,
+            group_by=group_by,
+            calibrate_by=calibrate_by,
+            labels=labels,
+            condition=condition if condition is not None else self.condition,
+        )
+
+
+def reads(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of `Asked`, in the place of its parameter `asked`.
+
+    Args:
+        without: those that it does not take.
     """
-    from models.sources import SourceOptions, parse_rows
+    hints = get_type_hints(Asked, include_extras=True)
+    options = [Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=t) for n, t in hints.items()]
+    options = [o for o in options if o.name not in without]
 
-    if kind is not None and kind not in SPECS:
-        raise Refusal(f"--kind {kind} is unknown; choose {', '.join(SPECS)}.")
-    return SourceOptions(
-        kind=cast(Kind | None, kind),
-        key=key,
-        columns=names(columns),
-        exclude=names(exclude),
-        timestamp=timestamp,
-        sep={"tab": "\t", "\\t": "\t"}.get(sep, sep) if sep else None,
-        rows=parse_rows(rows) if rows else None,
-        group_by=group_by,
-        calibrate_by=calibrate_by,
-        labels=labels,
-        condition=condition,
-    )
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = signature(command, eval_str=True).parameters
+        parameters = [q for n, p in own.items() for q in (options if n == "asked" else [p])]
+
+        @wraps(command)
+        def run(**given: Any) -> None:
+            asked = Asked(**{o.name: given.pop(o.name) for o in options})
+            command(**given, asked=asked)
+
+        # What Typer reads the options from.
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
 
 
 def names(text: str | None) -> tuple[str, ...]:

@@ -12,21 +12,16 @@ from service.cli import coding
 from service.cli import options as shared
 
 
+@shared.reads()
 def purify(
+    *,
     source: shared.Source,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR|FILE", help="A folder of PNGs (images), or .npz, .parquet, .csv.")
     ],
     model: shared.ModelName = None,
     bundle: shared.BundleFolder = None,
-    kind: shared.KindOption = None,
-    key: shared.Key = None,
-    columns: shared.Columns = None,
-    exclude: shared.Exclude = None,
-    timestamp: shared.Timestamp = None,
-    sep: shared.Sep = None,
-    rows: shared.Rows = None,
-    condition: shared.Condition = None,
+    asked: shared.Asked,
     device: shared.Device = "auto",
 ) -> None:
     """Rebuild each sample from its latent: what clean product would have looked like there, and the difference.
@@ -40,7 +35,7 @@ def purify(
     from models.spec import ImageSpec
     from service.samplefiles import SampleFiles, signed
 
-    reading = shared.reading(kind, key, columns, exclude, timestamp, sep, rows, condition=condition)
+    reading = asked.reading()
     coder = coding.open_coder(model, bundle, device)
     coder.need(ENCODER, "purify")
     coder.need(DECODER, "purify")

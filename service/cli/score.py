@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 SHOWN = 5  # strangest samples named on the terminal
 
 
+@shared.reads()
 def score(
+    *,
     source: shared.Source,
     model: shared.ModelName = None,
     bundle: shared.BundleFolder = None,
@@ -43,14 +45,7 @@ def score(
     fail_on_anomaly: Annotated[
         bool, typer.Option("--fail-on-anomaly", help="Exit with status 3 if anything is anomalous.")
     ] = False,
-    kind: shared.KindOption = None,
-    key: shared.Key = None,
-    columns: shared.Columns = None,
-    exclude: shared.Exclude = None,
-    timestamp: shared.Timestamp = None,
-    sep: shared.Sep = None,
-    rows: shared.Rows = None,
-    condition: shared.Condition = None,
+    asked: shared.Asked,
     device: shared.Device = "auto",
 ) -> None:
     """Say of every sample in SOURCE how strange it is, and whether it is an anomaly.
@@ -65,7 +60,7 @@ def score(
         raise Refusal(f"--maps {maps} is SOURCE itself, whose images the maps would replace; name another folder.")
     scorer, decision, blocks = judged(
         source, shared.bundle_for(model, bundle), alpha, threshold, decide_by, group, device,
-        shared.reading(kind, key, columns, exclude, timestamp, sep, rows, condition=condition), maps is not None,
+        asked.reading(), maps is not None,
     )  # fmt: skip
     counts: Counter[str] = Counter()
     strangest: list[tuple[float, str]] = []
