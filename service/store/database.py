@@ -22,7 +22,8 @@ from models.errors import Damaged, Refusal
 
 HEAD = "0003"  # the newest migration: a store that is there already is opened without Alembic
 BUSY_MS = 30_000  # how long a writer waits for another
-_LOCK = 7_243_665_301  # PostgreSQL advisory lock: one process migrates, the others wait
+_LOCK, _WRITES = 7_243_665_301, 7_243_665_302  # PostgreSQL advisory locks: of who migrates, and of who writes
+_LOCKED = text("SELECT pg_advisory_xact_lock(:lock)")
 
 
 class Database:
@@ -41,8 +42,11 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One writing transaction: committed at the end, undone by any exception."""
+        """One writing transaction: committed at the end, undone by any exception; others wait for it."""
         with _told(self._writers), Session(self._writers, expire_on_commit=False) as session, session.begin():
+            # SQLite has one writer at a time. So has this, that what is read here still holds when it is written.
+            if self._writers.dialect.name == "postgresql":
+                session.execute(_LOCKED, {"lock": _WRITES})
             yield session
 
     def stamp(self) -> int | None:
@@ -89,8 +93,8 @@ def open_database(url: str) -> Database:
         engine = _engine(url)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise Refusal(
-            f"The store cannot be opened: {error}. Give VAEGIS_STORE_URL as sqlite:///FILE or install the driver it "
-            "names."
+            f"The store cannot be opened: {error}. Give VAEGIS_STORE_URL as sqlite:///FILE, or install the driver it "
+            "names; for postgresql+psycopg that is pip install 'vaegis[postgresql]'."
         ) from error
     try:
         with _told(engine):
@@ -171,7 +175,7 @@ def _migrate(engine: Engine) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     with engine.execution_options(begin="IMMEDIATE").begin() as connection:
         if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            connection.execute(_LOCKED, {"lock": _LOCK})
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")

@@ -3,6 +3,7 @@ import logging
 import pytest
 import structlog
 from http_server import serving
+from postgresql import missing, postgresql
 from toy_bundles import IMAGE, SERIES, VECTOR, toy_bundle
 
 from service.settings import Settings
@@ -15,6 +16,16 @@ def quiet():
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A PostgreSQL server, where one can be had."""
+    why = missing()
+    if why is not None:
+        pytest.skip(why)
+    with postgresql() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +42,13 @@ def toys(tmp_path_factory):
 def fill(toys):
     """Makes a home with the models image (two versions), series and vector."""
 
-    def make(home):
-        with Registry.open(Settings(home=home)) as registry:
+    def make(home, store_url=""):
+        settings = Settings(home=home, store_url=store_url)
+        with Registry.open(settings) as registry:
             for name in ("image", "series", "vector"):
                 registry.add(name, toys / name)
             registry.add("image", toys / "image2")
-        return Settings(home=home)
+        return settings
 
     return make
 

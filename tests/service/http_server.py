@@ -82,6 +82,11 @@ def serving(settings: Settings):
         listening.close()
 
 
+def bearer(key):
+    """The header that carries a key."""
+    return {"Authorization": f"Bearer {key}"}
+
+
 def multipart(files, field="file"):
     """Body and content type of a form with files, as (name, bytes)."""
     parts = b"".join(

@@ -1,4 +1,3 @@
-import sqlite3
 import subprocess
 import sys
 
@@ -17,9 +16,17 @@ from service.store.registry import Registry, check_name
 from service.store.schema import Table
 
 
-@pytest.fixture
-def settings(tmp_path):
-    return Settings(home=tmp_path / "home")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request, tmp_path):
+    """Settings of a home whose store is empty."""
+    if request.param == "sqlite":
+        return Settings(home=tmp_path / "home")
+    return Settings(home=tmp_path / "home", store_url=request.getfixturevalue("server").store())
+
+
+def on_sqlite(test):
+    """Marks what is about SQLite's file."""
+    return pytest.mark.parametrize("settings", ["sqlite"], indirect=True)(test)
 
 
 @pytest.fixture
@@ -33,7 +40,8 @@ def test_migrations_make_the_tables_that_the_code_speaks_of(registry, settings):
     engine = create_engine(settings.database_url)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        if engine.dialect.name == "sqlite":
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     engine.dispose()
     config = Config()
     config.set_main_option("script_location", str(database.Path(database.__file__).parent / "migrations"))
@@ -127,28 +135,32 @@ def test_names_that_cannot_be(name):
         check_name(name)
 
 
-def test_two_processes_open_and_register_at_once(tmp_path):
+def test_two_processes_open_and_register_at_once(settings, tmp_path):
     """Four processes make the same store and register four bundles under one name: versions 1 to 4, one champion."""
     for i in range(4):
         toy_bundle(tmp_path / str(i), VECTOR, doc=str(i))
     code = (
         "import sys; from pathlib import Path; from service.settings import Settings\n"
         "from service.store.registry import Registry\n"
-        "r = Registry.open(Settings(home=Path(sys.argv[1]))); print(r.add('m', Path(sys.argv[2])).version)"
+        "r = Registry.open(Settings(home=Path(sys.argv[1]), store_url=sys.argv[3]))\n"
+        "print(r.add('m', Path(sys.argv[2])).version)"
     )
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", code, tmp_path / "home", tmp_path / str(i)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", code, settings.home, tmp_path / str(i), settings.store_url],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for i in range(4)
     ]
     assert sorted(int(p.communicate(timeout=120)[0]) for p in running) == [1, 2, 3, 4]
-    registry = Registry.open(Settings(home=tmp_path / "home"))
+    registry = Registry.open(settings)
     assert len(registry.show("m").versions) == 4
     assert len(registry.show("m").promotions) == 1
     registry.close()
 
 
+@on_sqlite
 def test_a_store_that_is_no_database(settings):
     settings.home.mkdir()
     (settings.home / "vaegis.sqlite").write_bytes(b"not a database at all" * 100)
@@ -157,12 +169,19 @@ def test_a_store_that_is_no_database(settings):
 
 
 def test_a_store_of_a_newer_version(registry, settings):
-    connection = sqlite3.connect(settings.home / "vaegis.sqlite")
-    with connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
+    engine = create_engine(settings.database_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
     with pytest.raises(Refusal, match="Upgrade"):
         Registry.open(settings)
+
+
+def test_a_database_that_is_not_there_is_said_in_a_sentence(server, tmp_path):
+    with pytest.raises(Refusal, match="store cannot be used") as found:
+        url = server.url.replace("vaegis@", "vaegis:secret@") + "none"
+        Registry.open(Settings(home=tmp_path / "home", store_url=url))
+    assert "none" in str(found.value) and "secret" not in str(found.value)
 
 
 def test_a_home_that_cannot_be(tmp_path):
