@@ -58,6 +58,7 @@ def halved(raw: bytes) -> bytes:
     model = onnx.load_from_string(raw)
     graph = model.graph
     weights = {w.name: w for w in graph.initializer if w.data_type == TensorProto.FLOAT}
+    wide = _wide(model)
     half: dict[str, str] = {}  # tensor -> its name in float16
     nodes, heavy = [], 0
 
@@ -76,6 +77,9 @@ def halved(raw: bytes) -> bytes:
     for node in graph.node:
         # Between heavy operations: whatever takes nothing but halves. A shape is no float.
         floats = node.input[:1] if node.op_type == "Reshape" else node.input
+        if not wide.isdisjoint(node.input):
+            nodes.append(node)
+            continue
         if node.op_type in HEAVY:
             heavy += 1
         elif node.op_type not in BETWEEN or not all(i in half and i not in weights for i in floats):
@@ -90,7 +94,10 @@ def halved(raw: bytes) -> bytes:
             half[name] = narrow
             nodes.append(helper.make_node("Cast", [narrow], [name], to=TensorProto.FLOAT))
     if not heavy:
-        raise Refusal("The model's graph has no convolution or matrix product: half precision would gain nothing.")
+        raise Refusal(
+            "The model's graph has no convolution or matrix product in single precision: half precision would gain "
+            "nothing, or lose what double precision is there for."
+        )
     del graph.node[:]
     graph.node.extend(_used(nodes, {o.name for o in graph.output}))
     taken_by = {i for n in graph.node for i in n.input}
@@ -99,6 +106,14 @@ def halved(raw: bytes) -> bytes:
     graph.initializer.extend(kept)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _wide(model: onnx.ModelProto) -> set[str]:
+    """Tensors in double precision: whoever computed in it had a reason to."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    found = {w.name for w in graph.initializer if w.data_type == TensorProto.DOUBLE}
+    values = [*graph.input, *graph.output, *graph.value_info]
+    return found | {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.DOUBLE}
 
 
 def half_bundle(bundle: Bundle, blocks: Iterable[Block], out: Path, device: Device = "cpu") -> tuple[Bundle, Agreement]:

@@ -69,6 +69,31 @@ def test_networks_are_halved_and_the_score_stays(clean):
     assert np.abs(score - known).max() < 0.01 and not np.array_equal(score, known)
 
 
+def test_what_computes_in_double_precision_stays_so(clean):
+    graph = onnx.load_from_string(linear()).graph
+    for tensor in graph.initializer:
+        if tensor.name in ("down", "up"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    nodes = [helper.make_node("Cast", ["input"], ["x"], to=TensorProto.DOUBLE), *graph.node]
+    nodes[1].input[0] = nodes[3].input[0] = "x"
+    nodes[5].output[0] = "s"
+    nodes[4].output[0] = nodes[5].input[0] = "m"
+    nodes += [helper.make_node("Cast", [a], [b], to=TensorProto.FLOAT) for a, b in (("s", "score"), ("m", "map"))]
+    made = helper.make_graph(nodes, "wide", graph.input, graph.output, graph.initializer)
+    raw = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    with pytest.raises(Refusal, match="matrix product in single precision"):
+        halved(raw)
+    # A network in single precision before it is halved alone.
+    square = numpy_helper.from_array(np.eye(4, dtype=np.float32), "square")
+    first = helper.make_node("MatMul", ["input", "square"], ["same"])
+    nodes[0].input[0] = "same"
+    made = helper.make_graph([first, *nodes], "both", graph.input, graph.output, [square, *graph.initializer])
+    raw = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    run = ort.InferenceSession(halved(raw), providers=["CPUExecutionProvider"]).run
+    known = ((clean - clean @ DOWN.astype(float) @ UP.astype(float)) ** 2).mean(1)
+    assert run(["score"], {"input": clean})[0] == pytest.approx(known, rel=0.02, abs=1e-4)
+
+
 def test_a_halved_bundle_is_calibrated_by_its_own_scores(clean, tmp_path):
     made, agreement = half_bundle(bundle(tmp_path / "full", linear()), [plain(clean[:150]), plain(clean[150:])],
                                   tmp_path / "half")  # fmt: skip
