@@ -180,7 +180,7 @@ def measured(bundle: Bundle, fitted: Fitted) -> Figures:
     report = json.loads(bundle.read("report/report.json"))
     likelihood, repeated = report["likelihood"], report["reconstruction"]
     # A latent that holds all of a sample gives it back whatever was learned.
-    repeated = None if repeated and report["latent"]["whole"] else repeated
+    repeated = None if repeated and repeated["exact"] else repeated
     interval = report["decision"]["interval"]
     graphs = [n for n in bundle.manifest.files if n.endswith(".onnx")]
     return Figures(

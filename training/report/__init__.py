@@ -17,11 +17,11 @@
                            minimum, q05, median, q95, maximum}}}, `score` among them
     tail                   of the score: start, shape, scale, share; null where none could be fitted
     agreement              of validate with calibrate scores: Kolmogorov-Smirnov distance, p_value, validate, calibrate
-    latent                 size, whole (a unit for each value of a sample, so that nothing need be left out), active,
-                           collapsed, samples, kl (nats), explained: [2] variance shares, units: [{unit, kl, variance,
-                           active}]; null without an encoder
+    latent                 size, active, collapsed, samples, kl (nats), explained: [2] variance shares, units:
+                           [{unit, kl, variance, active}]; null without an encoder
     reconstruction         of unseen samples: explained (share of clean variation that reconstructions repeat), linear
-                           (share that five principal components do), samples; null without a decoder
+                           (share that five principal components do), samples, exact (the latent holds all of any
+                           sample, clean or not, so that all of it comes back); null without a decoder
     likelihood             term, dimensions, per, log_jacobian, kind (discrete or differential), fit|validate|calibrate:
                            {elbo, nats_per_dimension, bits_per_dimension}; null for a family without nats
     trials                 [{defect, says, samples, found: share flagged at the model's own rate, auroc}] of synthetic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from html import escape
 
@@ -100,7 +101,8 @@ def seen(bundle: Bundle, shown: Examples) -> list[Shown]:
     """What the bundle makes of the examples."""
     out = Graph(bundle.read(SCORE), bundle.spec, "cpu").run(shown.parts, maps=True, conditions=shown.conditions)
     rebuilt: NDArray[np.float32] | None = None
-    if ENCODER in bundle.manifest.files:
+    told = json.loads(bundle.read("report/report.json"))["reconstruction"]
+    if ENCODER in bundle.manifest.files and not (told is not None and told["exact"]):
         coder = Coder(bundle.read(ENCODER), bundle.read(DECODER) if DECODER in bundle.manifest.files else None)
         rebuilt = coder.decode(coder.encode(shown.parts, shown.conditions)[0], shown.conditions)
     return [
@@ -135,7 +137,7 @@ def _pictures(spec: InputSpec, made: Sequence[Entry], shown: Examples) -> str:
             case VectorSpec():
                 picture = panels.heat_table(some, spec.columns, scale, 0)
                 inner = _figures([picture], None, some)
-        rebuilds = "" if some[0].rebuilt is not None else " <span class=small>has no reconstruction</span>"
+        rebuilds = "" if some[0].rebuilt is not None else " <span class=small>no reconstruction to show</span>"
         parts.append(f"<h3>{escape(entry.name)}{rebuilds}</h3>{inner}")
     what = {
         "image": "Each sample as it is, what the family makes of it, the difference, and its map.",

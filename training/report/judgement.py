@@ -106,7 +106,7 @@ def _latent(n: dict[str, Any]) -> list[Warned]:
             "product. Fit for longer (--steps), or with a smaller beta (--set beta=0.1)."
         )
         return [Warned("not_learned", "alarm", text)]
-    if latent["whole"]:
+    if repeated is not None and repeated["exact"]:
         return []
     if active == size:
         text = f"All {size} latent units are in use; a larger latent (--set latent={2 * size}) may describe clean "

@@ -38,13 +38,14 @@ def numbers(facts: Facts, seen: Seen) -> dict[str, Any]:
         "terms": {t: _term(facts, seen, t) for t in seen.splits["calibrate"].values},
         "tail": _tail(facts.calibration),
         "agreement": agreement(facts, seen),
-        "latent": _latent(seen.latents, math.prod(facts.spec.shape)),
+        "latent": _latent(seen.latents),
         "reconstruction": None
         if seen.explained is None
         else {
             "explained": seen.explained.model,
             "linear": seen.explained.linear,
             "samples": seen.explained.samples,
+            "exact": seen.exact,
         },
         "likelihood": likelihood(facts, seen),
         "strangest": [_sample(facts, s) for s in seen.strangest],
@@ -213,14 +214,13 @@ def _tail(calibration: Calibration) -> dict[str, float] | None:
     return {"start": tail.start, "shape": tail.shape, "scale": tail.scale, "share": tail.share}
 
 
-def _latent(latents: Latents | None, values: int) -> dict[str, Any] | None:
+def _latent(latents: Latents | None) -> dict[str, Any] | None:
     if latents is None:
         return None
     active, nats = active_units(latents.mean), kl_per_unit(latents)
     variance = latents.mean.var(axis=0)
     return {
         "size": latents.mean.shape[1],
-        "whole": latents.mean.shape[1] >= values,
         "active": int(active.sum()),
         "collapsed": not active.any(),
         "samples": len(latents.mean),

@@ -18,7 +18,6 @@ from training.report.seen import Seen, Shown, kl_per_unit
 from training.report.style import CSS
 from training.report.trials import Trial, section
 
-EXACT = 0.999  # share repeated, from which a latent that holds all of a sample is said to give it back
 LEVELS = {"alarm": "Alarm", "warning": "Look first", "note": "Note"}
 
 
@@ -98,18 +97,18 @@ def _samples(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
         case VectorSpec():
             inner = _vectors(facts, seen, shown, facts.spec)
     repeated = n["reconstruction"]
-    exact = n["latent"] is not None and n["latent"]["whole"] and repeated is not None and repeated["explained"] > EXACT
     share = (
         ""
         if repeated is None
-        else "<p>The latent holds as much as the sample, so reconstructions repeat any sample, clean or not. What the "
-        "model finds strange is in its evidence and its maps alone.</p>"
-        if exact
+        else "<p>The latent holds all of a sample, so a reconstruction repeats any, clean or not, and is not shown: "
+        "what the model finds strange is in its evidence and its maps alone.</p>"
+        if repeated["exact"]
         else f"<p>Over {repeated['samples']} unseen {NOUNS[facts.spec.kind][1]} the reconstructions repeat "
         f"<b>{percent(repeated['explained'])}</b> of what makes them differ; five principal components would repeat "
         f"{percent(repeated['linear'])}. What is left should be noise.</p>"
     )
-    return f"<section><h2>Originals, reconstructions and maps</h2>{share}{inner}</section>"
+    title = "Originals, reconstructions and maps" if shown[0].rebuilt is not None else "Originals and maps"
+    return f"<section><h2>{title}</h2>{share}{inner}</section>"
 
 
 def _images(facts: Facts, seen: Seen, shown: Sequence[Shown]) -> str:
@@ -123,6 +122,8 @@ def _images(facts: Facts, seen: Seen, shown: Sequence[Shown]) -> str:
     caption = (
         "A good model repeats what clean product has in common and leaves out what is peculiar to one image: the "
         "reconstruction should look like a plain version of the original, and maps of clean images should stay dark. "
+        if rebuilt
+        else "Maps of clean images should stay dark. "
     )
     if spec.depth == 16:
         caption += (
@@ -169,6 +170,7 @@ def _series(facts: Facts, seen: Seen, shown: Sequence[Shown], spec: SeriesSpec) 
     if len(chosen) < len(spec.columns):
         some = f" Of {len(spec.columns)} channels the {len(chosen)} with the largest map values are shown."
     row = facts.samples.row
+    follows = "A good reconstruction follows the course and not the noise. " if shown[0].rebuilt is not None else ""
 
     def cards(first: int, last: int) -> str:
         made = []
@@ -186,9 +188,9 @@ def _series(facts: Facts, seen: Seen, shown: Sequence[Shown], spec: SeriesSpec) 
         return f"<div class=charts>{''.join(made)}</div>"
 
     return (
-        "<p>Each channel has one scale in all pictures, given at the left. The strip under a channel is its map. A "
-        "good reconstruction follows the course and not the noise; clean windows' strips should stay dark."
-        f"{some}</p>{_map_legend(facts.calibration.map_range)}<h3>The {cut} strangest</h3>{cards(0, cut)}"
+        "<p>Each channel has one scale in all pictures, given at the left. The strip under a channel is its map. "
+        f"{follows}Clean windows' strips should stay dark.{some}</p>{_map_legend(facts.calibration.map_range)}"
+        f"<h3>The {cut} strangest</h3>{cards(0, cut)}"
         f"<h3>Typical ones, by rising score</h3>{cards(cut, len(shown))}"
     )
 

@@ -6,6 +6,7 @@ for: the limits below bound both the samples and the values that pass through a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +31,7 @@ VALUES_MOST, VALUES_OTHERS = 2**24, 2**22  # values through a graph: of calibrat
 STRANGEST, TYPICAL = 6, 8
 EXPLAINED_MOST, COMPONENTS = 128, 5
 STEP = 512  # parts in memory at once
+EXACT = 0.999  # share repeated, from which a latent that is as large as a sample is said to give all of it back
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Seen:
     splits: dict[str, Scored]  # fit, validate, calibrate
     latents: Latents | None  # None where the family has no encoder
     explained: Explained | None  # None without a decoder
+    exact: bool  # the latent holds all of a sample, clean or not, and the decoder gives it back
     strangest: tuple[Shown, ...]  # strangest first
     typical: tuple[Shown, ...]  # by rising score
     walk: NDArray[np.float32] | None  # (2, steps, *shape): along each of the two most active units
@@ -104,12 +107,17 @@ def look(facts: Facts) -> Seen:
     latents = _latents(facts, graph, coder, splits) if coder is not None else None
     strangest, typical = _to_show(facts, splits["calibrate"])
     walk, walked, generated = _decoded(coder, latents, len(facts.spec.conditions))
+    explained = _explained(facts, coder) if coder is not None else None
+    whole = latents is not None and latents.mean.shape[1] >= math.prod(facts.spec.shape)
+    exact = whole and explained is not None and explained.model > EXACT
+    rebuilding = None if exact else coder
     return Seen(
         splits=splits,
         latents=latents,
-        explained=_explained(facts, coder) if coder is not None else None,
-        strangest=_shown(facts, graph, coder, splits["calibrate"], strangest),
-        typical=_shown(facts, graph, coder, splits["calibrate"], typical),
+        explained=explained,
+        exact=exact,
+        strangest=_shown(facts, graph, rebuilding, splits["calibrate"], strangest),
+        typical=_shown(facts, graph, rebuilding, splits["calibrate"], typical),
         walk=walk,
         walked=walked,
         generated=generated,
