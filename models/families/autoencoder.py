@@ -34,7 +34,7 @@ from torch.nn import functional
 from models.errors import Refusal
 from models.families.densities import Gaussian, Mixture
 from models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
-from models.families.fusion import Form
+from models.families.fusion import Form, chosen
 from models.families.layers import decoder_for, encoder_for, smooth
 from models.families.normaliser import Normaliser
 from models.families.relations import RESIDUAL_MEANING, Relations, relatable, related
@@ -55,6 +55,7 @@ FUSED: dict[str, dict[str, Form]] = {
     "image": {"latent_density": "linear", "map_peak": "log", "residual_distance": "log"},
     "series": {"residual_distance": "log", "map_peak": "log"},
     "vector": {"residual_distance": "log"},
+    "varied": {"reconstruction_error": "log", "residual_distance": "log"},
 }
 FUSED_MISSING: dict[str, Form] = {"reconstruction_error": "log", "latent_density": "linear", "map_peak": "log"}
 
@@ -90,7 +91,7 @@ class Autoencoder(Family):
             Refusal: an argument out of its range.
         """
         whole = relatable(spec)
-        fused = FUSED[spec.kind] if whole else FUSED_MISSING
+        fused = chosen(FUSED, spec) if whole else FUSED_MISSING
         super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), fused)
         in_range("latent", latent, 0, 4096)
         in_range("width", width, 0, 4096)

@@ -82,7 +82,7 @@ class Autoregressive(Family):
         Raises:
             Refusal: an argument out of its range, or a network for another kind of input.
         """
-        super().__init__(spec, MEANING, fused_likelihood(spec.kind, "linear"))
+        super().__init__(spec, MEANING, fused_likelihood(spec, "linear"))
         in_range("layers", layers, 0, 64)
         in_range("width", width, 0, 4096)
         in_range("mixture", mixture, 1, 32)

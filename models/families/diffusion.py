@@ -52,7 +52,7 @@ from models.bundle import STEP
 from models.errors import Refusal
 from models.families.denoiser import Classifier, denoiser_for
 from models.families.family import Batches, Evidence, Family, Plan, Progress, Recipe, conditioned, in_range
-from models.families.fusion import Form
+from models.families.fusion import Form, chosen
 from models.families.layers import from_channels, smooth
 from models.families.normaliser import Normaliser
 from models.families.relations import RESIDUAL_MEANING, Relations, relatable, related
@@ -76,6 +76,7 @@ FUSED: dict[str, dict[str, Form]] = {
     "image": {"map_peak": "log", "residual_distance": "log"},
     "series": {"map_peak": "log", "residual_distance": "log"},
     "vector": {"negative_elbo": "linear", "residual_distance": "log"},
+    "varied": {"reconstruction_error": "log", "residual_distance": "log"},
 }
 FUSED_MISSING: dict[str, Form] = {"reconstruction_error": "log", "negative_elbo": "linear", "map_peak": "log"}
 
@@ -119,7 +120,7 @@ class Diffusion(Family):
             Refusal: an argument out of its range.
         """
         whole = relatable(spec)
-        fused = FUSED[spec.kind] if whole else FUSED_MISSING
+        fused = chosen(FUSED, spec) if whole else FUSED_MISSING
         super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), fused)
         in_range("resolution", resolution, 0, 512)
         in_range("width", width, 0, 4096)

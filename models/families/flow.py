@@ -102,7 +102,7 @@ class Flow(Family):
         Raises:
             Refusal: an argument out of its range, or a transform that the input does not allow.
         """
-        super().__init__(spec, MEANING, fused_likelihood(spec.kind, "log"))
+        super().__init__(spec, MEANING, fused_likelihood(spec, "log"))
         in_range("layers", layers, 0, 64)
         in_range("width", width, 0, 4096)
         in_range("bins", bins, 2, 64)

@@ -18,10 +18,21 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.spec import ImageSpec, InputSpec
+
 TINY = 1e-30  # an error of exactly 0 has no logarithm
 LEAST_SPREAD = 0.02  # of a logarithm: finer differences between errors are within float32's rounding of long sums
 
 Form = Literal["log", "linear"]
+
+
+def chosen(terms: Mapping[str, Mapping[str, Form]], spec: InputSpec) -> Mapping[str, Form]:
+    """Of the terms that a family fuses by kind of input those for a spec.
+
+    Those of `varied` where images may vary as declared. What tells how the product lies or is lit then says nothing of
+    defects, and one pixel's clean residuals are those of every part of the product that may come to lie there.
+    """
+    return terms["varied" if isinstance(spec, ImageSpec) and spec.invariances else spec.kind]
 
 
 class Fusion(nn.Module):

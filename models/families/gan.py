@@ -50,7 +50,7 @@ from models.families.adversarial import (
 )
 from models.families.densities import Gaussian
 from models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
-from models.families.fusion import Form
+from models.families.fusion import Form, chosen
 from models.families.layers import decoder_for, encoder_for, inner_shape, smooth
 from models.families.normaliser import Normaliser
 from models.spec import ImageSpec, InputSpec, SeriesSpec
@@ -65,7 +65,11 @@ MEANING = {
     "latent_distance": "Mahalanobis distance of the encoded sample from the clean ones",
     "map_peak": "largest value of the map: the strangest place, in units of clean variance",
 }
-FUSED: dict[str, Form] = dict.fromkeys(MEANING, "log")
+ALL: dict[str, Form] = dict.fromkeys(MEANING, "log")
+FUSED: dict[str, dict[str, Form]] = {
+    **dict.fromkeys(("image", "series", "vector"), ALL),
+    "varied": {"reconstruction_error": "log", "feature_distance": "log"},
+}
 
 
 class GAN(Family):
@@ -104,7 +108,7 @@ class GAN(Family):
         Raises:
             Refusal: an argument out of its range.
         """
-        super().__init__(spec, MEANING, FUSED)
+        super().__init__(spec, MEANING, chosen(FUSED, spec))
         in_range("resolution", resolution, 0, 512)
         in_range("latent", latent, 0, 4096)
         in_range("width", width, 0, 4096)

@@ -37,7 +37,7 @@ from models.errors import Refusal
 from models.families.closedform import ClosedForm
 from models.families.densities import Covariance, Mixture
 from models.families.family import Batches, Evidence, Plan, in_range
-from models.families.fusion import Form
+from models.families.fusion import Form, chosen
 from models.families.layers import smooth
 from models.families.normaliser import Normaliser
 from models.families.principal import Principal
@@ -59,6 +59,7 @@ FUSED: dict[str, dict[str, Form]] = {
     "image": {"negative_log_likelihood": "linear", "map_peak": "log"},
     "series": {"negative_log_likelihood": "linear", "map_peak": "log"},
     "vector": {"negative_log_likelihood": "linear"},
+    "varied": {"negative_log_likelihood": "linear"},
 }
 
 
@@ -95,7 +96,7 @@ class GaussianMixture(ClosedForm):
         Raises:
             Refusal: an argument out of its range.
         """
-        super().__init__(spec, MEANING, FUSED[spec.kind])
+        super().__init__(spec, MEANING, chosen(FUSED, spec))
         in_range("components", components, 0, 256)
         in_range("resolution", resolution, 0, 512)
         if covariance not in COVARIANCES:

@@ -42,7 +42,7 @@ from torch import Tensor
 from models.errors import Refusal
 from models.families.closedform import ClosedForm
 from models.families.family import Batches, Evidence, in_range
-from models.families.fusion import Form
+from models.families.fusion import Form, chosen
 from models.families.layers import smooth
 from models.families.normaliser import Normaliser
 from models.families.principal import COMPONENTS_MOST, Principal
@@ -63,6 +63,7 @@ FUSED: dict[str, dict[str, Form]] = {
     "image": {"reconstruction_error": "log", "latent_distance": "log", "map_peak": "log"},
     "series": {"reconstruction_error": "log", "latent_distance": "log", "map_peak": "log"},
     "vector": {"negative_log_likelihood": "linear"},
+    "varied": {"reconstruction_error": "log"},
 }
 
 
@@ -83,7 +84,7 @@ class PCA(ClosedForm):
         Raises:
             Refusal: an argument out of its range, or samples of a single value.
         """
-        super().__init__(spec, MEANING, FUSED[spec.kind])
+        super().__init__(spec, MEANING, chosen(FUSED, spec))
         in_range("resolution", resolution, 0, 512)
         self.normaliser = Normaliser(spec, resolution)
         self.values = math.prod(self.normaliser.shape)

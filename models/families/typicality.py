@@ -10,10 +10,13 @@ maximum, and one that is likelier than all of them, an empty image say, is as st
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from models.families.fusion import Form
+from models.families.fusion import Form, chosen
+from models.spec import InputSpec
 
 LIKELIHOOD_MEANING = {
     "negative_log_likelihood": "negative log-likelihood, nats: how improbable the sample is under the model",
@@ -21,14 +24,16 @@ LIKELIHOOD_MEANING = {
 }
 
 
-def fused_likelihood(kind: str, peak: Form) -> dict[str, Form]:
+def fused_likelihood(spec: InputSpec, peak: Form) -> Mapping[str, Form]:
     """What the score of a family fuses that gives exact likelihoods and a map; `peak` is the form of the map's.
 
     An image that is plainer than clean ones (nothing on the belt, a dead camera) is likelier than they are, so for
     images likelihood counts either way. Windows and rows have no such end: their likelihood is highest at the middle
     of the clean ones.
     """
-    return {"typicality" if kind == "image" else "negative_log_likelihood": "linear", "map_peak": peak}
+    usual: dict[str, Form] = {"negative_log_likelihood": "linear", "map_peak": peak}
+    images: dict[str, Form] = {"typicality": "linear", "map_peak": peak}
+    return chosen({"image": images, "series": usual, "vector": usual, "varied": {"typicality": "linear"}}, spec)
 
 
 class Typicality(nn.Module):

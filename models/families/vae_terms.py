@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from models.families.fusion import Form
+from collections.abc import Mapping
+
+from models.families.fusion import Form, chosen
 from models.families.relations import RESIDUAL_MEANING
 from models.spec import InputSpec
 
@@ -23,16 +25,12 @@ FUSED: dict[str, dict[str, Form]] = {
     "image": {"latent_density": "linear", "map_peak": "log", "residual_distance": "log"},
     "series": {"map_peak": "log", "residual_distance": "log", "input_distance": "log"},
     "vector": {"residual_distance": "log", "input_distance": "log"},
+    "varied": {"reconstruction_error": "log", "residual_distance": "log"},
 }
-# Where images may vary, the latent tells how they lie and are lit, which is declared not to matter, and one pixel's
-# clean residuals are those of every part of the product that may come to lie there.
-FUSED_VARIED: dict[str, Form] = {"reconstruction_error": "log", "residual_distance": "log"}
 # Where values may be missing there are no such distances: at its mean a gap breaks the very relations they hold it to.
 FUSED_MISSING: dict[str, Form] = {"reconstruction_error": "log", "latent_density": "linear", "map_peak": "log"}
 
 
-def fused(spec: InputSpec, whole: bool) -> dict[str, Form]:
+def fused(spec: InputSpec, whole: bool) -> Mapping[str, Form]:
     """The terms that enter the score. `whole`: distances between values are among the evidence."""
-    if not whole:
-        return FUSED_MISSING
-    return FUSED_VARIED if spec.kind == "image" and spec.invariances else FUSED[spec.kind]
+    return chosen(FUSED, spec) if whole else FUSED_MISSING

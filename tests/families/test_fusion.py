@@ -1,7 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from toy_data import SMALL, SPECS
 
+from models.families import FAMILIES, make
 from models.families.fusion import LEAST_SPREAD, Fusion
 
 TERMS = {"error": "log", "nats": "linear"}
@@ -82,3 +86,11 @@ def test_what_was_fitted_travels_with_the_weights(fusion):
     other.load_state_dict(fusion.state_dict())
     x = tensors(evidence(9, 3))
     assert torch.equal(other(x), fusion(x))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_place_decides_where_images_may_be_moved_or_lit_anew(name):
+    spec = dataclasses.replace(SPECS["image"], invariances=("rotation", "lighting"))
+    still, varied = (make(FAMILIES, name, s, SMALL.get(name, {})).fusion.terms for s in (SPECS["image"], spec))
+    assert "map_peak" in still
+    assert varied and not {"map_peak", "latent_distance", "latent_density"} & set(varied)
