@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from models.families.fusion import Form, chosen
+from models.families.fusion import Form
 from models.spec import InputSpec
 
 LIKELIHOOD_MEANING = {
@@ -29,11 +29,10 @@ def fused_likelihood(spec: InputSpec, peak: Form) -> Mapping[str, Form]:
 
     An image that is plainer than clean ones (nothing on the belt, a dead camera) is likelier than they are, so for
     images likelihood counts either way. Windows and rows have no such end: their likelihood is highest at the middle
-    of the clean ones.
+    of the clean ones. The map's peak stays even where images may vary as declared, though each of its places then holds
+    many parts of the product: the sum alone would say too little of a defect.
     """
-    usual: dict[str, Form] = {"negative_log_likelihood": "linear", "map_peak": peak}
-    images: dict[str, Form] = {"typicality": "linear", "map_peak": peak}
-    return chosen({"image": images, "series": usual, "vector": usual, "varied": {"typicality": "linear"}}, spec)
+    return {"typicality" if spec.kind == "image" else "negative_log_likelihood": "linear", "map_peak": peak}
 
 
 class Typicality(nn.Module):

@@ -88,7 +88,7 @@ def test_what_was_fitted_travels_with_the_weights(fusion):
     assert torch.equal(other(x), fusion(x))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"flow", "autoregressive"}))
 def test_no_place_decides_where_images_may_be_moved_or_lit_anew(name):
     spec = dataclasses.replace(SPECS["image"], invariances=("rotation", "lighting"))
     still, varied = (make(FAMILIES, name, s, SMALL.get(name, {})).fusion.terms for s in (SPECS["image"], spec))
