@@ -29,7 +29,7 @@ BATCH_VALUES = 2**18  # values per graph call: enough to fill a core, small enou
 BATCH_MOST = 1024
 CUDA_VALUES = 2**24  # a GPU is filled by more
 # See `Pace`.
-SOON_SECONDS, QUICK_SECONDS, SLOW_SECONDS, PAYS, NEARLY = 0.0005, 0.006, 0.05, 1.2, 0.95
+SOON_SECONDS, QUICK_SECONDS, SLOW_SECONDS, PAYS, WORTH, TURNS = 0.0005, 0.006, 0.05, 1.2, 8, 4
 
 OK, ANOMALOUS, UNJUDGED = "ok", "anomalous", "unjudged"
 
@@ -101,7 +101,7 @@ class Pace:
 
     best: int  # the most that are done within a few milliseconds, or up to which doubling made more of each second
     soon: int  # so few that they are done sooner than a thread could be told to do them; may be 0
-    enough: int  # the fewest of which nearly as many are done a second as of `best`
+    enough: int  # the fewest that cost eight times what a call costs beside them: larger calls hardly do more a second
 
 
 class Graph:
@@ -166,25 +166,31 @@ class Graph:
 
         From now on larger batches are run as several calls of `Pace.enough`, whose values stay in the core's cache.
         """
-        size, rate, soon = 1, 0.0, 0
-        rates: dict[int, float] = {}
+        seconds: dict[int, float] = {}  # of a call, by its size
+        size = 1
         while True:
             parts = np.zeros((size, *self.spec.shape), self.spec.dtype)
-            conditions = np.zeros(size, np.int64) if self._conditional else None
-            self.run(parts, True, size, conditions)
-            seconds = min(self._timed(parts, conditions) for _ in range(5))
-            soon = size if seconds <= SOON_SECONDS else soon
-            paid, rate = size / seconds >= PAYS * rate, size / seconds
-            rates[size] = rate
+            self._timed(parts, True)
+            seconds[size] = min(self._timed(parts) for _ in range(3))
+            paid = size == 1 or 2 * seconds[size // 2] >= PAYS * seconds[size]
             # The next size is not tried to be found wanting: its memory would be kept.
-            if 2 * size > self._most or 2 * seconds > (SLOW_SECONDS if paid else QUICK_SECONDS):
-                self._batch = next(n for n, r in rates.items() if r >= NEARLY * max(rates.values()))
-                return Pace(size, soon, self._batch)
+            if 2 * size > self._most or 2 * seconds[size] > (SLOW_SECONDS if paid else QUICK_SECONDS):
+                break
             size *= 2
+        # By turns, so that what else the machine does for a moment does not fall on one size alone.
+        for _ in range(TURNS):
+            for n in seconds:
+                seconds[n] = min(seconds[n], self._timed(np.zeros((n, *self.spec.shape), self.spec.dtype)))
+        # What one more sample costs, and a call beside its samples: far steadier than one size's time over another's.
+        each = min(s / n for n, s in seconds.items())
+        beside = max(seconds[1] - each, 0.0)
+        self._batch = next((n for n in seconds if n * each >= WORTH * beside), size)
+        return Pace(size, max((n for n, s in seconds.items() if s <= SOON_SECONDS), default=0), self._batch)
 
-    def _timed(self, parts: NDArray[Any], conditions: NDArray[np.int64] | None) -> float:
+    def _timed(self, parts: NDArray[Any], maps: bool = False) -> float:
+        conditions = np.zeros(len(parts), np.int64) if self._conditional else None
         began = time.perf_counter()
-        self.run(parts, False, len(parts), conditions)
+        self.run(parts, maps, len(parts), conditions)
         return max(time.perf_counter() - began, 1e-9)
 
     def _feed(self, parts: NDArray[Any]) -> dict[str, NDArray[Any]]:
