@@ -15,6 +15,11 @@ pytestmark = pytest.mark.slow
 VAEGIS = [sys.executable, "-c", "from service.cli import main; main()"]
 
 
+def heeding():
+    """A shell has what it runs in the background ignore interrupts, and these tests may run there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def command(tmp_path):
     """`command("--out", DIR)`: one and the same fit, as a process of its own."""
@@ -25,7 +30,7 @@ def command(tmp_path):
         fit = ["fit", tmp_path / "clean.npz", "--name", "toy", "--steps", 1500, "--seed", 4, "--set", "width=32"]
         return subprocess.Popen(
             [*VAEGIS, *map(str, (*fit, "--device", "cpu", *args))],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeding,
         )  # fmt: skip
 
     return start
