@@ -117,9 +117,7 @@ def from_npy(spec: InputSpec, body: bytes, *, roi: Mask | None = None, limits: L
     file = io.BytesIO(body)
     try:
         header = read_header(file, "The array")
-    except Exception as error:
-        if isinstance(error, Refusal):
-            raise
+    except ValueError as error:
         raise Malformed("The body is not an .npy file; write it with numpy.save(file, array).") from error
     if header.nbytes != len(body) - header.offset:
         raise Malformed(

@@ -5,6 +5,7 @@ Nothing here unpickles: the .npy header is parsed with numpy's public functions,
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import zipfile
@@ -23,8 +24,15 @@ from models.sources.options import SourceOptions, listed, span
 from models.spec import Kind
 
 CHUNK = 8 << 20  # bytes read at a time
-# All that a broken .npz can raise when read; NotImplementedError is how zipfile refuses an unknown compression.
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
+LARGEST = 2**62  # bytes that an array may be said to hold: sizes stay within what addresses them
+# All that a broken .npz can raise when read. Encryption, and a compression that zipfile lacks, are its RuntimeErrors.
+UNREADABLE: tuple[type[Exception], ...] = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, MemoryError,
+)  # fmt: skip
+with contextlib.suppress(ImportError):  # zipfile does without it where Python was built without it
+    import lzma
+
+    UNREADABLE += (lzma.LZMAError,)
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,8 @@ def array_kind(title: str, shape: tuple[int, ...], dtype: np.dtype[Any], wanted:
         Refusal: nothing that the interface knows, or not the wanted kind.
     """
     form = f"{title} holds {dtype} of shape {shape}"
+    if 0 in shape[1:]:
+        raise Refusal(f"{form}, whose samples have no values; give at least one for each.")
     pixels = dtype in (np.uint8, np.uint16)
     if dtype.kind not in "biuf":
         raise Refusal(f"{form}, which is not numeric; give uint8 or uint16 images, or floats.")
@@ -188,12 +198,15 @@ def read_header(file: IO[bytes], title: str) -> Header:
         ValueError: not an .npy at all.
     """
     version = npy.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = npy.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, fortran, dtype = npy.read_array_header_2_0(file)
-    else:
+    if version not in ((1, 0), (2, 0)):
         raise ValueError(f"npy format {version[0]}.{version[1]} is not read here")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(file)
+    except Exception as error:  # the header is Python text, and numpy lets through what parsing broken text raises
+        raise ValueError(f"its header cannot be read: {error}") from error
+    if min(shape, default=0) < 0 or math.prod(max(n, 1) for n in shape) * max(dtype.itemsize, 1) > LARGEST:
+        raise ValueError(f"no array has the shape {shape} that its header names")
     if dtype.hasobject:
         raise Refusal(
             f"{title} is an object array, which could run code when read. Save plain numbers: "

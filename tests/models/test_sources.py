@@ -1,5 +1,6 @@
 """Sources: what is found at a path, in which order, and how bad input is refused."""
 
+import io
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from PIL import Image
 
 from models.errors import Refusal
+from models.inputs import from_npy
 from models.sources import SourceOptions, as_kind, open_source, parse_rows, read_labels
 from models.sources.images import grouping
 from models.sources.tables import detect_separator, roles
+from models.spec import VectorSpec
 
 
 def picture(path: Path, value: int = 0, size: tuple[int, int] = (20, 20)) -> None:
@@ -170,6 +173,48 @@ def test_damaged_arrays_are_refused(tmp_path):
         pass
     with pytest.raises(Refusal, match="is empty"):
         open_source(tmp_path / "none.npz", SourceOptions())
+
+
+def stored(header, data=b""):
+    """An .npy with this text for its header."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_is_refused_whatever_the_compression(tmp_path, compression):
+    out = io.BytesIO()
+    np.save(out, np.random.default_rng(0).normal(size=(500, 4)))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", compression) as archive:
+        archive.writestr("x.npy", out.getvalue())
+    assert every(open_source(tmp_path / "a.npz", SourceOptions())).shape == (500, 4)
+    whole = (tmp_path / "a.npz").read_bytes()
+    for at in (60, 200, 3000):
+        (tmp_path / "bit.npz").write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        with pytest.raises(Refusal, match=r"bit\.npz (is damaged|cannot be read)"):
+            every(open_source(tmp_path / "bit.npz", SourceOptions()))
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "words"),
+    [
+        ("{'descr': '<f4', 'shape': (3,", 0, "its header cannot be read"),  # numpy raises a TokenError
+        ("1\n  2\n 3", 0, "its header cannot be read"),  # an IndentationError
+        ("{[]: 1}", 0, "its header cannot be read"),  # a TypeError
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (-3, -4), }", 48, r"no array has the shape \(-3, -4\)"),
+        (f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30}, 0), }}", 0, "no array has the shape"),
+        (f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**15}, 0), }}", 0, "samples have no values"),
+    ],
+)
+def test_headers_that_no_array_has_are_refused(tmp_path, header, data, words):
+    raw = stored(header, bytes(data))
+    (tmp_path / "a.npy").write_bytes(raw)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", raw)
+    for name in ("a.npy", "a.npz"):
+        with pytest.raises(Refusal, match=words):
+            every(open_source(tmp_path / name, SourceOptions()))
+    with pytest.raises(Refusal):
+        from_npy(VectorSpec(("a", "b", "c", "d")), raw)
 
 
 @pytest.mark.parametrize("sep", [",", ";", "\t", "|"])
