@@ -135,7 +135,7 @@ class Batcher:
         ones' answers are written while the next ones' graph call runs.
         """
         batch: list[Piece] = []
-        best, size, now = self._pace.best, 0, time.perf_counter()
+        best, size = self._pace.best, 0
         for queue in (self._interactive, self._bulk):
             for _ in range(len(queue)):
                 if size >= self._pace.enough:
@@ -144,8 +144,6 @@ class Batcher:
                 if job.done.done():
                     self._waiting -= len(job.parts) - job.taken
                     continue
-                if not job.taken:
-                    job.queued = now - job.waiting
                 stop = min(job.taken + best - size, len(job.parts))
                 batch.append(Piece(job, job.taken, stop))
                 size += stop - job.taken
@@ -161,6 +159,10 @@ class Batcher:
         loop.call_soon_threadsafe(self._done, loop, lane, wanted, self._results(wanted) if wanted else [])
 
     def _results(self, batch: list[Piece]) -> list[Found | Exception]:
+        now = time.perf_counter()
+        for piece in batch:
+            if not piece.start:
+                piece.job.queued = now - piece.job.waiting
         try:
             return [*self._call(batch)]
         except Exception as error:  # noqa: BLE001 - it becomes the answer of the request that caused it

@@ -5,6 +5,7 @@ import json
 import select
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -153,9 +154,14 @@ def test_where_all_are_at_work_a_thread_is_handed_one_whole_batch_ahead(held):
         # 3 and 4 lie with the thread: these come after them, but before 5 and 6, which still wait here.
         asked += [asyncio.ensure_future(batcher.find(images(v), False)) for v in (7, 8)]
         await turns()
+        began = time.perf_counter()
+        await asyncio.sleep(0.05)
+        least = time.perf_counter() - began
         held.free.set()
-        assert scores(await asyncio.gather(*asked)) == [[(v - 100.0) ** 2] for v in range(1, 9)]
+        found = await asyncio.gather(*asked)
+        assert scores(found) == [[(v - 100.0) ** 2] for v in range(1, 9)]
         assert held.calls == [[1, 2], [3, 4], [7, 8], [5, 6]]
+        assert all(queued >= least for _, queued in found[2:])  # lying with the thread is waiting, too
 
     asyncio.run(run())
 
