@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.spec import InputSpec
+from vaegis.models.spec import InputSpec
 
 
 @dataclass(frozen=True)

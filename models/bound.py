@@ -19,8 +19,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from models.errors import Refusal
-from models.sessions import Cuda, Device, open_session
+from vaegis.models.errors import Refusal
+from vaegis.models.sessions import Cuda, Device, open_session
 
 DTYPES: dict[str, Any] = {
     "tensor(uint8)": np.uint8,

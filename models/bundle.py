@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import calibration as calibrations
-from models import spec as specs
-from models.calibration import Calibration
-from models.errors import Conflict, Damaged, NotFound, Refusal
-from models.spec import InputSpec
+from vaegis.models import calibration as calibrations
+from vaegis.models import spec as specs
+from vaegis.models.calibration import Calibration
+from vaegis.models.errors import Conflict, Damaged, NotFound, Refusal
+from vaegis.models.spec import InputSpec
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -47,7 +47,7 @@ class Manifest:
     digest: str  # sha256 over graphs, calibration, spec and alpha: the bundle's identity
     family: str  # for people: nothing that scores looks at it
     arguments: dict[str, Any]  # the family's constructor arguments
-    spec: dict[str, Any]  # see models.spec
+    spec: dict[str, Any]  # see vaegis.models.spec
     evidence: dict[str, str]  # term -> what it means, `score` included
     alpha: float  # false-alarm rate used when none is asked for
     training: dict[str, Any]  # digest of the clean data, counts per split, seed, steps

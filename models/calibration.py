@@ -27,7 +27,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import Damaged, Refusal
+from vaegis.models.errors import Damaged, Refusal
 
 ALL = ""  # the group of every calibration sample
 TAIL_SHARE = 0.1  # of the calibration set, above which the tail is fitted

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models import spec as specs
-from models.blocks import Samples
-from models.bundle import SCORE, Bundle
-from models.calibration import ALL, Calibration, calibrate, smallest_alpha
-from models.errors import Refusal
-from models.scorer import Graph, strongest
-from models.spec import SeriesSpec
+from vaegis.models import spec as specs
+from vaegis.models.blocks import Samples
+from vaegis.models.bundle import SCORE, Bundle
+from vaegis.models.calibration import ALL, Calibration, calibrate, smallest_alpha
+from vaegis.models.errors import Refusal
+from vaegis.models.scorer import Graph, strongest
+from vaegis.models.spec import SeriesSpec
 
 LEAST = 20  # clean samples to calibrate on
 MAPS = 256  # parts whose maps set the colour scale

@@ -24,13 +24,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models import spec as specs
-from models.blocks import Block
-from models.bundle import CALIBRATION, SCORE, Bundle, write_bundle
-from models.calibration import Calibration, calibrate, decide, to_bytes
-from models.errors import Refusal
-from models.scorer import Graph, strongest
-from models.sessions import Device
+from vaegis.models import spec as specs
+from vaegis.models.blocks import Block
+from vaegis.models.bundle import CALIBRATION, SCORE, Bundle, write_bundle
+from vaegis.models.calibration import Calibration, calibrate, decide, to_bytes
+from vaegis.models.errors import Refusal
+from vaegis.models.scorer import Graph, strongest
+from vaegis.models.sessions import Device
 
 RANK, NEAR = 0.995, 0.05
 LEAST = 99  # samples, as a fit keeps for calibration

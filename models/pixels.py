@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from models.spec import ImageSpec
+from vaegis.models.spec import ImageSpec
 
 Pixels = NDArray[Any]
 

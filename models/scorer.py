@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.blocks import Block
-from models.bound import open_graph
-from models.bundle import SCORE, Bundle
-from models.calibration import ALL, Decision, decide
-from models.errors import Refusal
-from models.sessions import Cuda, Device
-from models.spec import InputSpec
+from vaegis.models.blocks import Block
+from vaegis.models.bound import open_graph
+from vaegis.models.bundle import SCORE, Bundle
+from vaegis.models.calibration import ALL, Decision, decide
+from vaegis.models.errors import Refusal
+from vaegis.models.sessions import Cuda, Device
+from vaegis.models.spec import InputSpec
 
 CUDA = Cuda()
 Floats = NDArray[np.float64]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import onnxruntime as ort
 
-from models.errors import Refusal
+from vaegis.models.errors import Refusal
 
 Device = Literal["auto", "cuda", "cpu"]
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -41,7 +41,7 @@ class Placed:
 class Cuda:
     """What is done on a GPU beyond running there."""
 
-    graphs: bool = False  # record each batch size once and replay it: needs fixed buffers, see `models.bound`
+    graphs: bool = False  # record each batch size once and replay it: needs fixed buffers, see `vaegis.models.bound`
     tensorrt: Path | None = None  # folder that keeps TensorRT's engines; None = no TensorRT
 
 

@@ -1,6 +1,6 @@
 """What a graph eats: `ImageSpec`, `SeriesSpec` or `VectorSpec`, written into every bundle.
 
-The spec is the whole contract between data and model. `models.inputs` turns files and requests into arrays that
+The spec is the whole contract between data and model. `vaegis.models.inputs` turns files and requests into arrays that
 follow it; families receive batches in the same layout and in raw units.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from models.errors import Damaged
+from vaegis.models.errors import Damaged
 
 Kind = Literal["image", "series", "vector"]
 Missing = Literal["refuse", "allow"]
@@ -30,7 +30,7 @@ class ImageSpec:
     overlap: int = 0  # pixels that neighbouring tiles share
     roi: str | None = None  # sha256 of the region-of-interest mask; pixels outside it read as 0
     invariances: tuple[str, ...] = ()  # declared: rotation, flip, shift, lighting, noise
-    calibrate_by: str | None = None  # what names a sample's calibration group (see models.sources)
+    calibrate_by: str | None = None  # what names a sample's calibration group (see vaegis.models.sources)
     missing: Missing = "refuse"
     conditions: tuple[str, ...] = ()  # classes or recipes told with each sample; () = none are
     draft: bool = False  # JPEG files much larger than the graph's input are decoded at a part of their size

@@ -11,13 +11,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from models.blocks import Block
-from models.errors import TooLarge
-from models.events import Debounce, Event
-from models.maps import to_png
-from models.scorer import ANOMALOUS, UNJUDGED, Verdicts
-from models.spec import InputSpec, SeriesSpec
-from service.live import Served
+from vaegis.models.blocks import Block
+from vaegis.models.errors import TooLarge
+from vaegis.models.events import Debounce, Event
+from vaegis.models.maps import to_png
+from vaegis.models.scorer import ANOMALOUS, UNJUDGED, Verdicts
+from vaegis.models.spec import InputSpec, SeriesSpec
+from vaegis.service.live import Served
 
 Maps = Literal["none", "png", "array"]
 

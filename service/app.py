@@ -18,20 +18,20 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from models.sessions import Cuda
-from service import errors, tracing
-from service.auth import OPEN_FOLDER, Gate, is_loopback
-from service.decoding import Decoders
-from service.live import Live
-from service.metrics import SHARED, Metrics
-from service.middleware import Envelope
-from service.protocol import REFUSED
-from service.ratelimit import Rates, SharedBuckets
-from service.routes import health, models, oip, score, score_docs
-from service.settings import Settings
-from service.state import Admission, Service
-from service.store.keys import Keys
-from service.store.registry import Registry
+from vaegis.models.sessions import Cuda
+from vaegis.service import errors, tracing
+from vaegis.service.auth import OPEN_FOLDER, Gate, is_loopback
+from vaegis.service.decoding import Decoders
+from vaegis.service.live import Live
+from vaegis.service.metrics import SHARED, Metrics
+from vaegis.service.middleware import Envelope
+from vaegis.service.protocol import REFUSED
+from vaegis.service.ratelimit import Rates, SharedBuckets
+from vaegis.service.routes import health, models, oip, score, score_docs
+from vaegis.service.settings import Settings
+from vaegis.service.state import Admission, Service
+from vaegis.service.store.keys import Keys
+from vaegis.service.store.registry import Registry
 
 _DESCRIPTION = """
 Anomaly detection by VAE reconstruction scoring: clean images, sensor series or tables in, calibrated verdicts out.

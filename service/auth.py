@@ -19,8 +19,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Scope
 
-from models.errors import NotAllowed, NotAuthenticated, Refusal
-from service.store.keys import SCOPES, Key, Keys, digest, public_id
+from vaegis.models.errors import NotAllowed, NotAuthenticated, Refusal
+from vaegis.service.store.keys import SCOPES, Key, Keys, digest, public_id
 
 LOOK_SECONDS = 0.01  # requests that come in together need not all ask the store whether it has changed
 FRESH_SECONDS = 1.0  # how long a read of the keys is believed, where the store does not tell of changes itself

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.blocks import Block
-from models.scorer import Found, Pace, Scorer, join
+from vaegis.models.blocks import Block
+from vaegis.models.scorer import Found, Pace, Scorer, join
 
 
 @dataclass(eq=False, slots=True)

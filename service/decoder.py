@@ -1,4 +1,4 @@
-"""The process that decodes images for `service.decoding`: encoded files in, pixels out, over one socket.
+"""The process that decodes images for `vaegis.service.decoding`: encoded files in, pixels out, over one socket.
 
 It runs with little memory, little time, no right to write files and none of the service's settings, and imports
 neither onnxruntime nor the service. Nothing is pickled in either direction; all numbers are little-endian:
@@ -39,8 +39,8 @@ def main() -> None:
     import numpy as np
     from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
-    from models.pixels import OutOfMemory, Unreadable, read
-    from models.spec import ImageSpec, from_json
+    from vaegis.models.pixels import OutOfMemory, Unreadable, read
+    from vaegis.models.spec import ImageSpec, from_json
 
     _limit(memory)
     spec, known = None, bytearray()  # the last one, which is most often also the next

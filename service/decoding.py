@@ -1,7 +1,8 @@
 """Images decoded in processes of their own, so that a file which breaks a decoder costs its own verdict and no more.
 
-A decoder (`service.decoder`) is started when the first image comes and is then kept. One that dies, hangs or goes
-beyond its memory is replaced by a fresh one, which takes up the files that were left; the file at fault is unjudged.
+A decoder (`vaegis.service.decoder`) is started when the first image comes and is then kept. One that dies, hangs or
+goes beyond its memory is replaced by a fresh one, which takes up the files that were left; the file at fault is
+unjudged.
 What comes back is read as a size and as many bytes: nothing of a decoder's is unpickled or trusted here.
 """
 
@@ -25,12 +26,12 @@ import anyio
 import numpy as np
 import structlog
 
-from models.inputs.options import Limits
-from models.inputs.uploads import check_bytes, read_here
-from models.pixels import Pixels, Unreadable
-from models.spec import ImageSpec, to_json
-from service.decoder import ANSWER, HELD_BYTES, LENGTH, NO_MEMORY, PIXELS, READY, REQUEST, UNREADABLE
-from service.errors import Late, NotReady
+from vaegis.models.inputs.options import Limits
+from vaegis.models.inputs.uploads import check_bytes, read_here
+from vaegis.models.pixels import Pixels, Unreadable
+from vaegis.models.spec import ImageSpec, to_json
+from vaegis.service.decoder import ANSWER, HELD_BYTES, LENGTH, NO_MEMORY, PIXELS, READY, REQUEST, UNREADABLE
+from vaegis.service.errors import Late, NotReady
 
 FILES, MOST_BYTES, LEAST_BYTES = 32, 1 << 20, 1 << 16  # of a piece of a request, which one decoder takes at a time
 LOSSES = 16  # decoders that one request may cost
@@ -240,7 +241,7 @@ class _Decoder:
         with other:
             self._process = subprocess.Popen(
                 # -P: a folder named `service` where the service was started is not ours.
-                [sys.executable, "-P", "-m", "service.decoder", str(memory), str(seconds)],
+                [sys.executable, "-P", "-m", "vaegis.service.decoder", str(memory), str(seconds)],
                 stdin=other.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=environment,

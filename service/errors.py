@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from models.errors import Conflict, NotAuthenticated, Refusal, TooLarge
+from vaegis.models.errors import Conflict, NotAuthenticated, Refusal, TooLarge
 
 PROBLEM = "application/problem+json"
 TITLES = {400: "Malformed request", 404: "Not found", 405: "Method not allowed", 413: TooLarge.title, 429: "Busy"}
@@ -103,7 +103,7 @@ def unexpected(scope: Scope) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Gives the app its error handlers; what is unexpected is logged by `service.middleware`."""
+    """Gives the app its error handlers; what is unexpected is logged by `vaegis.service.middleware`."""
 
     async def on_refusal(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refusal)

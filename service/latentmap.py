@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from models.latent import as_raw
-from models.spec import ImageSpec, InputSpec, SeriesSpec
+from vaegis.models.latent import as_raw
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 SIDE, MARGIN = 720, 44  # pixels of a map
 CELL = 72  # pixels of a sample on a grid, at least

@@ -16,14 +16,14 @@ from hashlib import blake2b
 
 import structlog
 
-from models.errors import NotFound, Refusal
-from models.sessions import Cuda, Device, Placed, placed
-from service.errors import NotReady, Unloaded
-from service.opened import Opened, Served
-from service.shadow import Shadows
-from service.store.database import Unavailable
-from service.store.registry import Registry, Resolved
-from service.store.servings import Route, Servings, State
+from vaegis.models.errors import NotFound, Refusal
+from vaegis.models.sessions import Cuda, Device, Placed, placed
+from vaegis.service.errors import NotReady, Unloaded
+from vaegis.service.opened import Opened, Served
+from vaegis.service.shadow import Shadows
+from vaegis.service.store.database import Unavailable
+from vaegis.service.store.registry import Registry, Resolved
+from vaegis.service.store.servings import Route, Servings, State
 
 __all__ = ["Live", "Served"]
 

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.bundle import Bundle
-from models.errors import Conflict
-from models.maps import to_png
-from models.scorer import Verdicts
-from models.spec import ImageSpec
-from service.scorefile import writing
+from vaegis.models.bundle import Bundle
+from vaegis.models.errors import Conflict
+from vaegis.models.maps import to_png
+from vaegis.models.scorer import Verdicts
+from vaegis.models.spec import ImageSpec
+from vaegis.service.scorefile import writing
 
 
 class MapFiles:

@@ -1,7 +1,7 @@
 """What Prometheus reads. Every label is bounded: models that exist, routes, statuses and reasons that we name.
 
 With several worker processes the client library keeps every number in files that they share (its multiprocess mode,
-which `service.workers` turns on), so that any worker's page tells the whole, workers that have died included.
+which `vaegis.service.workers` turns on), so that any worker's page tells the whole, workers that have died included.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from models.scorer import ANOMALOUS, OK, UNJUDGED, Verdicts
-from service.live import Live, Served
-from service.shadow import MOMENTS, OUTCOMES, Comparison, correlation
-from service.store.registry import Resolved
+from vaegis.models.scorer import ANOMALOUS, OK, UNJUDGED, Verdicts
+from vaegis.service.live import Live, Served
+from vaegis.service.shadow import MOMENTS, OUTCOMES, Comparison, correlation
+from vaegis.service.store.registry import Resolved
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SHARED = "PROMETHEUS_MULTIPROC_DIR"  # the client library's own variable: where workers share their numbers

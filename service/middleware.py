@@ -14,13 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from models.errors import Malformed, Refusal, TooLarge
-from service import errors
-from service.auth import ANYBODY, Caller, Gate, check_origin, is_open
-from service.errors import Full
-from service.metrics import Metrics
-from service.protocol import CUT_OFF
-from service.ratelimit import Rates
+from vaegis.models.errors import Malformed, Refusal, TooLarge
+from vaegis.service import errors
+from vaegis.service.auth import ANYBODY, Caller, Gate, check_origin, is_open
+from vaegis.service.errors import Full
+from vaegis.service.metrics import Metrics
+from vaegis.service.protocol import CUT_OFF
+from vaegis.service.ratelimit import Rates
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 # Asked every few seconds: logged only where debug is.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from models.errors import Malformed, TooLarge
+from vaegis.models.errors import Malformed, TooLarge
 
 FIELD = "file"
 

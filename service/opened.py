@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from models.bundle import SCORE, open_bundle
-from models.calibration import ALL, Decision
-from models.errors import Damaged, NotFound, Refusal
-from models.scorer import Scorer
-from models.sessions import Cuda, Device
-from service.batching import Batcher
-from service.store.registry import Resolved
+from vaegis.models.bundle import SCORE, open_bundle
+from vaegis.models.calibration import ALL, Decision
+from vaegis.models.errors import Damaged, NotFound, Refusal
+from vaegis.models.scorer import Scorer
+from vaegis.models.sessions import Cuda, Device
+from vaegis.service.batching import Batcher
+from vaegis.service.store.registry import Resolved
 
 Asked = tuple[float | None, float | None, str, str | None]  # alpha, threshold, decide_by, group
 

@@ -23,9 +23,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.errors import PROBLEM, body
-from service.settings import Settings
-from service.whole import Whole
+from vaegis.service.errors import PROBLEM, body
+from vaegis.service.settings import Settings
+from vaegis.service.whole import Whole
 
 HEAD_BYTES = 65_536  # of a request line and its headers, or of a chunked body's trailers
 GRACE_SECONDS = 5.0  # before a rate is asked for; how long a client is given to read why it was cut off

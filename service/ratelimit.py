@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-from models.errors import Refusal
+from vaegis.models.errors import Refusal
 
 EPSILON = 1e-6  # what rounding may take from a sample
 KEPT = 10_000  # buckets of one process; beyond that, those that owe nothing are forgotten

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.errors import Conflict, Refusal
-from models.sources.images import SUFFIXES
-from models.spec import ImageSpec, InputSpec
-from service.scorefile import writing
+from vaegis.models.errors import Conflict, Refusal
+from vaegis.models.sources.images import SUFFIXES
+from vaegis.models.spec import ImageSpec, InputSpec
+from vaegis.service.scorefile import writing
 
 TABLES = (".parquet", ".csv")
 

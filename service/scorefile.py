@@ -19,8 +19,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from models.errors import Conflict, Refusal
-from models.scorer import UNJUDGED, Verdicts
+from vaegis.models.errors import Conflict, Refusal
+from vaegis.models.scorer import UNJUDGED, Verdicts
 
 FORMS = (".parquet", ".csv", ".jsonl")
 

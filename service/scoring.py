@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 
-from models.blocks import Block
-from models.calibration import Decision, decide
-from models.scorer import Verdicts
-from service.errors import Late
-from service.live import Served
-from service.state import Service
-from service.tracing import passed
+from vaegis.models.blocks import Block
+from vaegis.models.calibration import Decision, decide
+from vaegis.models.scorer import Verdicts
+from vaegis.service.errors import Late
+from vaegis.service.live import Served
+from vaegis.service.state import Service
+from vaegis.service.tracing import passed
 
 DECISIONS_MOST = 64  # of a version, that are remembered
 

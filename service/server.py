@@ -19,12 +19,12 @@ import structlog
 import uvicorn
 from prometheus_client import disable_created_metrics
 
-from service import logs
-from service.app import create_app
-from service.protocol import deadlines
-from service.settings import Settings
-from service.state import Service
-from service.tls import certificate
+from vaegis.service import logs
+from vaegis.service.app import create_app
+from vaegis.service.protocol import deadlines
+from vaegis.service.settings import Settings
+from vaegis.service.state import Service
+from vaegis.service.tls import certificate
 
 COLLECT_AFTER = 50_000  # more objects made than freed
 LEAVING_SECONDS = 0.5  # how long requests are still taken on open connections, each answer closing its own

@@ -14,7 +14,7 @@ from platformdirs import user_data_path
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from models.errors import Refusal
+from vaegis.models.errors import Refusal
 
 PREFIX = "VAEGIS_"
 

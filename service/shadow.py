@@ -21,12 +21,12 @@ from typing import Protocol
 import numpy as np
 import structlog
 
-from models.blocks import plain
-from models.calibration import decide
-from models.errors import Refusal
-from models.scorer import UNJUDGED, Verdicts
-from service.opened import Served
-from service.store.registry import Resolved
+from vaegis.models.blocks import plain
+from vaegis.models.calibration import decide
+from vaegis.models.errors import Refusal
+from vaegis.models.scorer import UNJUDGED, Verdicts
+from vaegis.service.opened import Served
+from vaegis.service.store.registry import Resolved
 
 QUEUE = 1024  # requests that may wait for a shadow
 PAUSE = 0.05  # seconds in which they gather

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import anyio
 from starlette.requests import Request
 
-from service.decoding import Decoders
-from service.errors import Full
-from service.live import Live
-from service.metrics import Metrics
-from service.settings import Settings
-from service.store.registry import Registry
+from vaegis.service.decoding import Decoders
+from vaegis.service.errors import Full
+from vaegis.service.live import Live
+from vaegis.service.metrics import Metrics
+from vaegis.service.settings import Settings
+from vaegis.service.store.registry import Registry
 
 
 class Admission:
     """What is received, waits or is being scored, bounded in samples and in bytes. Used on the event loop only.
 
-    Bodies that are still coming in are bounded by `service.middleware`.
+    Bodies that are still coming in are bounded by `vaegis.service.middleware`.
     """
 
     def __init__(self, samples: int, size: int, decoding: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from models.errors import Refusal
-from service.settings import Settings
+from vaegis.models.errors import Refusal
+from vaegis.service.settings import Settings
 
 
 def certificate(settings: Settings) -> tuple[str, str] | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from models.errors import Refusal
+from vaegis.models.errors import Refusal
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

@@ -1,4 +1,4 @@
-"""What `service.workers` starts: `python -m service.worker SOCKET LIFELINE NUMBER`, settings in the environment."""
+"""What `vaegis.service.workers` starts, with the socket, the lifeline and a number; settings are in the environment."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import shutil
 import socket
 import sys
 
-from models.errors import Refusal
-from service.metrics import SHARED
-from service.server import serve
-from service.settings import read_settings
+from vaegis.models.errors import Refusal
+from vaegis.service.metrics import SHARED
+from vaegis.service.server import serve
+from vaegis.service.settings import read_settings
 
 
 def main(listening: int, lifeline: int, number: int) -> None:

@@ -22,9 +22,9 @@ from types import FrameType
 import structlog
 from prometheus_client.multiprocess import mark_process_dead
 
-from service.settings import PREFIX, Settings
+from vaegis.service.settings import PREFIX, Settings
 
-SHARED = "PROMETHEUS_MULTIPROC_DIR"  # as in service.metrics, which a supervisor does not load
+SHARED = "PROMETHEUS_MULTIPROC_DIR"  # as in vaegis.service.metrics, which a supervisor does not load
 POLL_SECONDS = 0.1
 QUICK_SECONDS = 10.0  # a worker that dies before is not started again at once
 WAIT_MOST = 10.0  # seconds between tries to start a worker that dies at once
@@ -99,7 +99,7 @@ class Workers:
         listening = self._listening.fileno()
         held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until it can do what that asks for
         worker.process = subprocess.Popen(
-            [sys.executable, "-m", "service.worker", str(listening), str(lifeline), str(worker.number)],
+            [sys.executable, "-m", "vaegis.service.worker", str(listening), str(lifeline), str(worker.number)],
             env={**os.environ, **environment(self._settings), SHARED: self._shared},
             pass_fds=(listening, lifeline),
         )

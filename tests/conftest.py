@@ -8,9 +8,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest
-from toy_data import SMALL, WINDOW, defective, digits, pump, recipes, vectors, write_csv
 
-from models.inputs import InputOptions
+from toy_data import SMALL, WINDOW, defective, digits, pump, recipes, vectors, write_csv
+from vaegis.models.inputs import InputOptions
 
 STEPS = 60
 
@@ -36,9 +36,9 @@ def sources(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fitted(sources, tmp_path_factory):
-    """`fitted(family, kind)`: what `training.pipeline.run` made of the kind's clean source, fitted once."""
-    from training.fit import FitOptions
-    from training.pipeline import Request, run
+    """`fitted(family, kind)`: what `vaegis.training.pipeline.run` made of the kind's clean source, fitted once."""
+    from vaegis.training.fit import FitOptions
+    from vaegis.training.pipeline import Request, run
 
     folder = tmp_path_factory.mktemp("fitted")
     source = {"image": "image.npz", "series": "series.csv", "vector": "vector.npz"}
@@ -64,9 +64,9 @@ def fitted(sources, tmp_path_factory):
 @pytest.fixture(scope="session")
 def conditional(tmp_path_factory):
     """A conditional model of vectors made by recipes A and B, which its clean .npz names under the key c."""
-    from models.sources import SourceOptions
-    from training.fit import FitOptions
-    from training.pipeline import Request, run
+    from vaegis.models.sources import SourceOptions
+    from vaegis.training.fit import FitOptions
+    from vaegis.training.pipeline import Request, run
 
     folder = tmp_path_factory.mktemp("conditional")
     x = np.concatenate([recipes(250, "A", 1), recipes(250, "B", 2)])

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from models.families import FAMILIES
-from models.families.family import keywords
-from service.cli import COMMANDS, GROUPS, build
-from service.settings import Settings
+from vaegis.models.families import FAMILIES
+from vaegis.models.families.family import keywords
+from vaegis.service.cli import COMMANDS, GROUPS, build
+from vaegis.service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -56,7 +56,7 @@ class Never:
             raise ImportError(name + ' must not be imported here')
 sys.meta_path.insert(0, Never())
 sys.argv = ['vaegis', 'score', {str(sources / "vector-test.npz")!r}, '--bundle', {str(made.bundle.path)!r}]
-from service.cli import main
+from vaegis.service.cli import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
@@ -143,7 +143,7 @@ def test_pinned_versions_cover_what_is_required():
 def test_help_answers_without_the_heavy_libraries():
     script = (
         "import sys; sys.argv = ['vaegis', '--help']\n"
-        "from service.cli import build\n"
+        "from vaegis.service.cli import build\n"
         "try:\n    build()(prog_name='vaegis')\n"
         "except SystemExit:\n    pass\n"
         "heavy = {'torch', 'onnxruntime', 'onnx', 'sklearn', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.blocks import Samples
-from models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec
+from vaegis.models.blocks import Samples
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec
 
 WINDOW = 16
 IMAGES = ImageSpec(height=16, width=16, channels=1)

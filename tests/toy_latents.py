@@ -6,11 +6,11 @@ orthonormal columns, so that encoding what was decoded gives the latent back.
 
 import numpy as np
 from onnx import TensorProto, helper
-from toy_data import constant, mean_graph
 
-from models.bundle import write_bundle
-from models.calibration import calibrate, to_bytes
-from models.spec import ImageSpec, SeriesSpec, VectorSpec, to_json
+from toy_data import constant, mean_graph
+from vaegis.models.bundle import write_bundle
+from vaegis.models.calibration import calibrate, to_bytes
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec, to_json
 
 VECTOR = VectorSpec(columns=("a", "b", "c", "d"))
 RECIPES = VectorSpec(columns=("a", "b", "c", "d"), conditions=("A", "B"))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.spec import ImageSpec, InputSpec, SeriesSpec
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 SHIFT = 0.1  # of the side
 GAIN, OFFSET = 0.25, 0.15  # of the value, of the full range

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.bundle import sync_folder
-from models.errors import Refusal
+from vaegis.models.bundle import sync_folder
+from vaegis.models.errors import Refusal
 
 
 @dataclass

@@ -26,18 +26,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import inputs, sources
-from models.bundle import SCORE, Bundle
-from models.calibration import decide
-from models.errors import Conflict, Refusal
-from models.families import FAMILIES, make
-from models.families.family import keywords
-from models.scorer import Graph, Scorer
-from models.sources import SourceOptions
-from models.spec import InputSpec
-from training.evaluate import Evaluation, evaluate
-from training.fit import Fitted
-from training.pipeline import Made, Request, Watch, run
+from vaegis.models import inputs, sources
+from vaegis.models.bundle import SCORE, Bundle
+from vaegis.models.calibration import decide
+from vaegis.models.errors import Conflict, Refusal
+from vaegis.models.families import FAMILIES, make
+from vaegis.models.families.family import keywords
+from vaegis.models.scorer import Graph, Scorer
+from vaegis.models.sources import SourceOptions
+from vaegis.models.spec import InputSpec
+from vaegis.training.evaluate import Evaluation, evaluate
+from vaegis.training.fit import Fitted
+from vaegis.training.pipeline import Made, Request, Watch, run
 
 TIMED = 64  # samples per call when scoring is timed, as a service batches them
 TIMED_LEAST = 0.2  # seconds

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.spec import Kind
+from vaegis.models.spec import Kind
 
 Array = NDArray[np.float64]
 

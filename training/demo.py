@@ -27,7 +27,7 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
-from models.errors import Refusal
+from vaegis.models.errors import Refusal
 
 CLEAN, STRANGE = (0, 1, 2, 3), (7, 8, 9)
 FAULT = 900  # row at which the simulated flow meter begins to drift off
@@ -131,7 +131,7 @@ def _vaegis(home: Path, *words: object, show: bool = False) -> str:
 
 
 def _command(*words: object) -> list[str]:
-    return [sys.executable, "-c", "from service.cli import main; main()", *map(str, words)]
+    return [sys.executable, "-c", "from vaegis.service.cli import main; main()", *map(str, words)]
 
 
 def _environment(home: Path) -> dict[str, str]:

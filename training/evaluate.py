@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.stats import betabinom
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models.calibration import Decision
-from models.errors import Refusal
+from vaegis.models.calibration import Decision
+from vaegis.models.errors import Refusal
 
 CONFIDENCE = 0.99
 

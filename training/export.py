@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.bundle import DECODER, ENCODER, SAMPLER, SCORE, STEP
-from models.errors import Refusal
-from models.families import Family
-from models.sessions import open_session
-from models.spec import ImageSpec
+from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, SCORE, STEP
+from vaegis.models.errors import Refusal
+from vaegis.models.families import Family
+from vaegis.models.sessions import open_session
+from vaegis.models.spec import ImageSpec
 
 OPSET = 20
 TOLERANCE = 1e-4  # of max(|value|, the term's interquartile range over the calibration set)

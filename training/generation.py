@@ -29,15 +29,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.blocks import Samples
-from models.bundle import DECODER, ENCODER, SAMPLER, STEP, Manifest
-from models.errors import Refusal
-from models.families.vae import VAE
-from models.latent import Coder, as_raw
-from models.sessions import open_session
-from models.spec import InputSpec
-from training.fit import FitOptions, fit
-from training.splits import Split, conditions_of
+from vaegis.models.blocks import Samples
+from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, STEP, Manifest
+from vaegis.models.errors import Refusal
+from vaegis.models.families.vae import VAE
+from vaegis.models.latent import Coder, as_raw
+from vaegis.models.sessions import open_session
+from vaegis.models.spec import InputSpec
+from vaegis.training.fit import FitOptions, fit
+from vaegis.training.splits import Split, conditions_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -23,21 +23,21 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from models import inputs, sources
-from models import spec as specs
-from models.blocks import Samples
-from models.bundle import CALIBRATION, ROI, SCORE, WEIGHTS, Bundle, write_bundle
-from models.calibration import ALL, Calibration, Decision, calibrate, decide, smallest_alpha, to_bytes
-from models.errors import Conflict, Refusal
-from models.families import FAMILIES, Family, conditioned, make
-from models.inputs import InputOptions
-from models.scorer import Graph, strongest
-from models.sources import SourceOptions
-from training import report
-from training.export import Gate, doubled, export, export_score, gate
-from training.fit import FitOptions, Fitted, Step, fit, looks
-from training.generation import Network, measure, unwritten
-from training.splits import Split, conditions_of, parts_of, split
+from vaegis.models import inputs, sources
+from vaegis.models import spec as specs
+from vaegis.models.blocks import Samples
+from vaegis.models.bundle import CALIBRATION, ROI, SCORE, WEIGHTS, Bundle, write_bundle
+from vaegis.models.calibration import ALL, Calibration, Decision, calibrate, decide, smallest_alpha, to_bytes
+from vaegis.models.errors import Conflict, Refusal
+from vaegis.models.families import FAMILIES, Family, conditioned, make
+from vaegis.models.inputs import InputOptions
+from vaegis.models.scorer import Graph, strongest
+from vaegis.models.sources import SourceOptions
+from vaegis.training import report
+from vaegis.training.export import Gate, doubled, export, export_score, gate
+from vaegis.training.fit import FitOptions, Fitted, Step, fit, looks
+from vaegis.training.generation import Network, measure, unwritten
+from vaegis.training.splits import Split, conditions_of, parts_of, split
 
 MAP_SAMPLES = 256  # calibration samples whose maps set the colour scale
 FEW_OF_ONE = 50  # clean samples of one condition, of which fewer are worth a note

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.blocks import Samples
-from models.errors import Refusal
-from models.spec import SeriesSpec
+from vaegis.models.blocks import Samples
+from vaegis.models.errors import Refusal
+from vaegis.models.spec import SeriesSpec
 
 LEAST = 20  # clean samples below which nothing can be learned and held out
 CALIBRATE_SHARE, CALIBRATE_LEAST, CALIBRATE_MOST = 0.2, 99, 0.4

@@ -1,15 +1,25 @@
 """Every family, by the name it is asked for. torch lives here and in `training`, nowhere else."""
 
-from models.families.autoencoder import Autoencoder
-from models.families.autoregressive import Autoregressive
-from models.families.diffusion import Diffusion
-from models.families.family import Batches, Conditioned, Evidence, Family, Plan, Progress, Recipe, conditioned, make
-from models.families.flow import Flow
-from models.families.gan import GAN
-from models.families.hybrids import VAEGAN, VAEFlow
-from models.families.mixture import GaussianMixture
-from models.families.pca import PCA
-from models.families.vae import VAE
+from vaegis.models.families.autoencoder import Autoencoder
+from vaegis.models.families.autoregressive import Autoregressive
+from vaegis.models.families.diffusion import Diffusion
+from vaegis.models.families.family import (
+    Batches,
+    Conditioned,
+    Evidence,
+    Family,
+    Plan,
+    Progress,
+    Recipe,
+    conditioned,
+    make,
+)
+from vaegis.models.families.flow import Flow
+from vaegis.models.families.gan import GAN
+from vaegis.models.families.hybrids import VAEGAN, VAEFlow
+from vaegis.models.families.mixture import GaussianMixture
+from vaegis.models.families.pca import PCA
+from vaegis.models.families.vae import VAE
 
 FAMILIES: dict[str, type[Family]] = {
     "vae": VAE,

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.families.layers import inner_shape, levels, padding
-from models.spec import InputSpec
+from vaegis.models.families.layers import inner_shape, levels, padding
+from vaegis.models.spec import InputSpec
 
 OBJECTIVES = ("minimax", "wasserstein", "hinge")
 PENALTY = 10.0  # of the critic's gradient, as its authors chose

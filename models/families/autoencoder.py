@@ -31,14 +31,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.errors import Refusal
-from models.families.densities import Gaussian, Mixture
-from models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
-from models.families.fusion import Form, chosen
-from models.families.layers import decoder_for, encoder_for, smooth
-from models.families.normaliser import Normaliser
-from models.families.relations import RESIDUAL_MEANING, Relations, relatable, related
-from models.spec import ImageSpec, InputSpec, SeriesSpec
+from vaegis.models.errors import Refusal
+from vaegis.models.families.densities import Gaussian, Mixture
+from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
+from vaegis.models.families.fusion import Form, chosen
+from vaegis.models.families.layers import decoder_for, encoder_for, smooth
+from vaegis.models.families.normaliser import Normaliser
+from vaegis.models.families.relations import RESIDUAL_MEANING, Relations, relatable, related
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the covariance of codes, relative to their mean variance
 ENTROPY = 2e-4  # weight of the addresses' entropy, as published

@@ -26,15 +26,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.bundle import STEP
-from models.errors import Refusal
-from models.families.family import Batches, Evidence, Family, Plan, Progress, Recipe, in_range
-from models.families.layers import from_channels, smooth
-from models.families.logistics import Logistics
-from models.families.masked import Made, PixelCNN, Recurrent, RowLSTM, WaveNet
-from models.families.normaliser import Normaliser
-from models.families.typicality import LIKELIHOOD_MEANING, Standing, Typicality, fused_likelihood
-from models.spec import ImageSpec, InputSpec
+from vaegis.models.bundle import STEP
+from vaegis.models.errors import Refusal
+from vaegis.models.families.family import Batches, Evidence, Family, Plan, Progress, Recipe, in_range
+from vaegis.models.families.layers import from_channels, smooth
+from vaegis.models.families.logistics import Logistics
+from vaegis.models.families.masked import Made, PixelCNN, Recurrent, RowLSTM, WaveNet
+from vaegis.models.families.normaliser import Normaliser
+from vaegis.models.families.typicality import LIKELIHOOD_MEANING, Standing, Typicality, fused_likelihood
+from vaegis.models.spec import ImageSpec, InputSpec
 
 Network = Callable[[tuple[int, ...], int, int, int], nn.Module]  # shape, outputs, width, layers
 

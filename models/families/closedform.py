@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.families.family import Batches, Family, Progress, Recipe
-from models.families.normaliser import Normaliser
+from vaegis.models.families.family import Batches, Family, Progress, Recipe
+from vaegis.models.families.normaliser import Normaliser
 
 
 class ClosedForm(Family):

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.families.layers import levels, padding
+from vaegis.models.families.layers import levels, padding
 
 BOUND = 2.0  # of a coupling's log-scale
 LEAST_SPREAD = 1e-3  # that activation norm divides by

@@ -2,7 +2,7 @@
 network of dense layers for vectors; and a classifier of noisy samples that guides them.
 
 The U-Net works at half the sample's resolution and below, where most of its sense lies at a quarter of the cost; the
-full resolution passes by it (see `models.families.diffusion` on what it predicts).
+full resolution passes by it (see `vaegis.models.families.diffusion` on what it predicts).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.families.layers import inner_shape, levels, padding
-from models.spec import InputSpec
+from vaegis.models.families.layers import inner_shape, levels, padding
+from vaegis.models.spec import InputSpec
 
 EMBEDDING = 32  # of the time
 WIDEST = 4  # largest channel count, in multiples of the width

@@ -16,9 +16,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.errors import Refusal
-from models.families.fusion import Form, Fusion
-from models.spec import InputSpec
+from vaegis.models.errors import Refusal
+from vaegis.models.families.fusion import Form, Fusion
+from vaegis.models.spec import InputSpec
 
 
 @dataclass(frozen=True)

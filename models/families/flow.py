@@ -43,13 +43,13 @@ from zuko.nn import MLP
 from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
 from zuko.utils import unpack
 
-from models.errors import Refusal
-from models.families.coupling import MultiScale
-from models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
-from models.families.layers import smooth
-from models.families.normaliser import Normaliser
-from models.families.typicality import LIKELIHOOD_MEANING, Typicality, fused_likelihood
-from models.spec import ImageSpec, InputSpec
+from vaegis.models.errors import Refusal
+from vaegis.models.families.coupling import MultiScale
+from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
+from vaegis.models.families.layers import smooth
+from vaegis.models.families.normaliser import Normaliser
+from vaegis.models.families.typicality import LIKELIHOOD_MEANING, Typicality, fused_likelihood
+from vaegis.models.spec import ImageSpec, InputSpec
 
 TRANSFORMS = ("auto", "spline", "realnvp", "maf")
 RIDGE = 1e-4  # added to the covariance of normalised columns: near-exact relations are what a fault breaks

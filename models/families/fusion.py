@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.spec import ImageSpec, InputSpec
+from vaegis.models.spec import ImageSpec, InputSpec
 
 TINY = 1e-30  # an error of exactly 0 has no logarithm
 LEAST_SPREAD = 0.02  # of a logarithm: finer differences between errors are within float32's rounding of long sums

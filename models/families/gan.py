@@ -1,5 +1,5 @@
 """Generative adversarial network with an encoder (Goodfellow et al. 2014, arXiv:1406.2661; networks: DCGAN, Radford,
-Metz and Chintala 2015, arXiv:1511.06434; objectives: `models.families.adversarial`).
+Metz and Chintala 2015, arXiv:1511.06434; objectives: `vaegis.models.families.adversarial`).
 
 y is the normalised sample of D values, z ~ N(0, I) of L units, G the generator, E the encoder, D the discriminator and
 f(.) the F values its last layer judges by.
@@ -37,8 +37,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from models.errors import Refusal
-from models.families.adversarial import (
+from vaegis.models.errors import Refusal
+from vaegis.models.families.adversarial import (
     OBJECTIVES,
     PENALTY,
     Discriminator,
@@ -48,12 +48,12 @@ from models.families.adversarial import (
     lost,
     untracked,
 )
-from models.families.densities import Gaussian
-from models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
-from models.families.fusion import Form, chosen
-from models.families.layers import decoder_for, encoder_for, inner_shape, smooth
-from models.families.normaliser import Normaliser
-from models.spec import ImageSpec, InputSpec, SeriesSpec
+from vaegis.models.families.densities import Gaussian
+from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
+from vaegis.models.families.fusion import Form, chosen
+from vaegis.models.families.layers import decoder_for, encoder_for, inner_shape, smooth
+from vaegis.models.families.normaliser import Normaliser
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the latent covariance
 CERTAIN = -20.0  # log-variance of a latent that is a function of the sample

@@ -14,7 +14,7 @@ where draws of q lie, spread as they are, and a defect that the encoder makes li
 A sample is decoded from z = f^-1(u), which `sampler.onnx` does.
 
 `VAEGAN`, a VAE whose decoder answers to a discriminator (Larsen, Sonderby, Larochelle and Winther 2016,
-arXiv:1512.09300; objectives and discriminator: `models.families.adversarial`). With f(.) the F values that the
+arXiv:1512.09300; objectives and discriminator: `vaegis.models.families.adversarial`). With f(.) the F values that the
 discriminator judges by, y' the reconstruction of y by one z from q(z|x), and z_p from the prior:
 
     discriminator   learns to tell y from y' and from the decoded z_p
@@ -36,9 +36,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.bundle import SAMPLER
-from models.errors import Refusal
-from models.families.adversarial import (
+from vaegis.models.bundle import SAMPLER
+from vaegis.models.errors import Refusal
+from vaegis.models.families.adversarial import (
     OBJECTIVES,
     PENALTY,
     Discriminator,
@@ -48,10 +48,10 @@ from models.families.adversarial import (
     lost,
     untracked,
 )
-from models.families.family import Plan, Progress, Recipe, in_range
-from models.families.flow import HALF_LOG_2PI, Vectors
-from models.families.vae import VAE
-from models.spec import InputSpec
+from vaegis.models.families.family import Plan, Progress, Recipe, in_range
+from vaegis.models.families.flow import HALF_LOG_2PI, Vectors
+from vaegis.models.families.vae import VAE
+from vaegis.models.spec import InputSpec
 
 BLUR = 0.1  # standard deviation of noise on all that the discriminator sees: see `gan`
 PRIORS = ("realnvp", "spline")  # transforms whose inverse is one pass

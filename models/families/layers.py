@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.spec import ImageSpec, InputSpec, SeriesSpec
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 SMALLEST = 8  # spatial size at which strided convolutions give way to a dense layer
 WIDEST = 8  # largest channel count, in multiples of the width

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.errors import Refusal
-from models.spec import InputSpec, VectorSpec
+from vaegis.models.errors import Refusal
+from vaegis.models.spec import InputSpec, VectorSpec
 
 VARIANCES = ("fixed", "feature", "predicted")
 CONTINUOUS = ("bernoulli", "gaussian", "laplace")

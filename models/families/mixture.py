@@ -32,17 +32,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.bundle import SAMPLER
-from models.errors import Refusal
-from models.families.closedform import ClosedForm
-from models.families.densities import Covariance, Mixture
-from models.families.family import Batches, Evidence, Plan, in_range
-from models.families.fusion import Form, chosen
-from models.families.layers import smooth
-from models.families.normaliser import Normaliser
-from models.families.principal import Principal
-from models.families.typicality import LIKELIHOOD_MEANING, Typicality
-from models.spec import ImageSpec, InputSpec
+from vaegis.models.bundle import SAMPLER
+from vaegis.models.errors import Refusal
+from vaegis.models.families.closedform import ClosedForm
+from vaegis.models.families.densities import Covariance, Mixture
+from vaegis.models.families.family import Batches, Evidence, Plan, in_range
+from vaegis.models.families.fusion import Form, chosen
+from vaegis.models.families.layers import smooth
+from vaegis.models.families.normaliser import Normaliser
+from vaegis.models.families.principal import Principal
+from vaegis.models.families.typicality import LIKELIHOOD_MEANING, Typicality
+from vaegis.models.spec import ImageSpec, InputSpec
 
 COVARIANCES = ("full", "tied", "diag")
 COMPONENTS_MOST = 10  # that BIC chooses among

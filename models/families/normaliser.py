@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.families.family import Batches
-from models.families.layers import averaged, averaging, enlarge, from_channels, inner_shape, shrink, to_channels
-from models.spec import ImageSpec, InputSpec
+from vaegis.models.families.family import Batches
+from vaegis.models.families.layers import averaged, averaging, enlarge, from_channels, inner_shape, shrink, to_channels
+from vaegis.models.spec import ImageSpec, InputSpec
 
 
 class Normaliser(nn.Module):

@@ -39,14 +39,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from models.errors import Refusal
-from models.families.closedform import ClosedForm
-from models.families.family import Batches, Evidence, in_range
-from models.families.fusion import Form, chosen
-from models.families.layers import smooth
-from models.families.normaliser import Normaliser
-from models.families.principal import COMPONENTS_MOST, Principal
-from models.spec import ImageSpec, InputSpec
+from vaegis.models.errors import Refusal
+from vaegis.models.families.closedform import ClosedForm
+from vaegis.models.families.family import Batches, Evidence, in_range
+from vaegis.models.families.fusion import Form, chosen
+from vaegis.models.families.layers import smooth
+from vaegis.models.families.normaliser import Normaliser
+from vaegis.models.families.principal import COMPONENTS_MOST, Principal
+from vaegis.models.spec import ImageSpec, InputSpec
 
 UNSEEN = 1e-10  # squared error per value that single precision cannot tell from 0: relations may hold exactly
 GAPS_MOST = 64  # components where values may be missing: the graph has a step for each

@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from models.families.densities import Gaussian
-from models.families.layers import inner_shape, shrink
-from models.spec import ImageSpec, InputSpec, SeriesSpec
+from vaegis.models.families.densities import Gaussian
+from vaegis.models.families.layers import inner_shape, shrink
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RELATED_MOST = 256  # values of an image's coarse grid: their covariance stays small and a few hundred samples teach it
 TABLE_MOST = 2048  # columns or channels up to which a full covariance is kept

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from models.families.fusion import Form
-from models.spec import InputSpec
+from vaegis.models.families.fusion import Form
+from vaegis.models.spec import InputSpec
 
 LIKELIHOOD_MEANING = {
     "negative_log_likelihood": "negative log-likelihood, nats: how improbable the sample is under the model",

@@ -37,10 +37,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from models.errors import Refusal
-from models.families.densities import Gaussian, Mixture
-from models.families.family import Batches, Evidence, Family, Progress, Recipe, conditioned, in_range
-from models.families.layers import (
+from vaegis.models.errors import Refusal
+from vaegis.models.families.densities import Gaussian, Mixture
+from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, conditioned, in_range
+from vaegis.models.families.layers import (
     averaged,
     averaging,
     decoder_for,
@@ -52,10 +52,10 @@ from models.families.layers import (
     smooth,
     to_channels,
 )
-from models.families.likelihoods import Bernoulli, LocationScale, Table, likelihood_for
-from models.families.relations import Relations, relatable, related, related_values
-from models.families.vae_terms import DISTANCE_MEANING, MEANING, fused
-from models.spec import ImageSpec, InputSpec, SeriesSpec
+from vaegis.models.families.likelihoods import Bernoulli, LocationScale, Table, likelihood_for
+from vaegis.models.families.relations import Relations, relatable, related, related_values
+from vaegis.models.families.vae_terms import DISTANCE_MEANING, MEANING, fused
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the latent covariance: collapsed units have none of their own
 NOISE_SEED = 20131220

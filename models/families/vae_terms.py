@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from models.families.fusion import Form, chosen
-from models.families.relations import RESIDUAL_MEANING
-from models.spec import InputSpec
+from vaegis.models.families.fusion import Form, chosen
+from vaegis.models.families.relations import RESIDUAL_MEANING
+from vaegis.models.spec import InputSpec
 
 MEANING = {
     "reconstruction_error": "mean squared error per value of the reconstruction from the posterior mean",

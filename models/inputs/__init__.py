@@ -4,14 +4,14 @@ Files and request bodies become arrays in a spec's layout: `load` for a fit, `bl
 requests.
 """
 
-from models.inputs.conditions import declare, number_of
-from models.inputs.images import read_roi, roi_digest
-from models.inputs.infer import infer_spec
-from models.inputs.load import load
-from models.inputs.options import InputOptions, Limits
-from models.inputs.requests import from_array, from_arrow, from_json, from_npy, from_raw, numbers
-from models.inputs.stream import blocks
-from models.inputs.uploads import Reader, from_files
+from vaegis.models.inputs.conditions import declare, number_of
+from vaegis.models.inputs.images import read_roi, roi_digest
+from vaegis.models.inputs.infer import infer_spec
+from vaegis.models.inputs.load import load
+from vaegis.models.inputs.options import InputOptions, Limits
+from vaegis.models.inputs.requests import from_array, from_arrow, from_json, from_npy, from_raw, numbers
+from vaegis.models.inputs.stream import blocks
+from vaegis.models.inputs.uploads import Reader, from_files
 
 __all__ = [
     "InputOptions",

@@ -13,12 +13,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.blocks import Block
-from models.errors import Refusal
-from models.sources import Source
-from models.sources.conditions import FORMS, ConditionTable, read_conditions
-from models.sources.options import listed
-from models.spec import InputSpec, SeriesSpec
+from vaegis.models.blocks import Block
+from vaegis.models.errors import Refusal
+from vaegis.models.sources import Source
+from vaegis.models.sources.conditions import FORMS, ConditionTable, read_conditions
+from vaegis.models.sources.options import listed
+from vaegis.models.spec import InputSpec, SeriesSpec
 
 Ints = NDArray[np.int64]
 MOST = 256  # conditions: each becomes an input of the networks

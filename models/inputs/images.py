@@ -1,4 +1,4 @@
-"""Images: region of interest, tiles, blocks. How files become pixels is in `models.pixels`.
+"""Images: region of interest, tiles, blocks. How files become pixels is in `vaegis.models.pixels`.
 
 Pixels travel as (height, width, channels), uint8 or uint16. Files and arrays take the same path from there on, so that
 the same pixels give the same parts however they arrive.
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.blocks import Block
-from models.errors import Refusal
-from models.pixels import Pixels, Unreadable, conform, decode, read
-from models.spec import ImageSpec
+from vaegis.models.blocks import Block
+from vaegis.models.errors import Refusal
+from vaegis.models.pixels import Pixels, Unreadable, conform, decode, read
+from vaegis.models.spec import ImageSpec
 
 Mask = NDArray[np.bool_]
 

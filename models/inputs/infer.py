@@ -9,18 +9,18 @@ from statistics import median_low
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import Refusal
-from models.inputs.conditions import declared_names
-from models.inputs.images import read_roi, roi_digest
-from models.inputs.options import InputOptions
-from models.inputs.rows import RowSpec, Wanted, array_columns
-from models.inputs.stream import holds_windows, read_image, row_items
-from models.pixels import DRAFT, Form, Unreadable, probe
-from models.sources import ArrayFile, ImageFolder, Source, TableFiles
-from models.sources.images import grouping
-from models.sources.options import listed
-from models.sources.tables import roles
-from models.spec import INVARIANCES, ImageSpec, InputSpec, SeriesSpec, VectorSpec
+from vaegis.models.errors import Refusal
+from vaegis.models.inputs.conditions import declared_names
+from vaegis.models.inputs.images import read_roi, roi_digest
+from vaegis.models.inputs.options import InputOptions
+from vaegis.models.inputs.rows import RowSpec, Wanted, array_columns
+from vaegis.models.inputs.stream import holds_windows, read_image, row_items
+from vaegis.models.pixels import DRAFT, Form, Unreadable, probe
+from vaegis.models.sources import ArrayFile, ImageFolder, Source, TableFiles
+from vaegis.models.sources.images import grouping
+from vaegis.models.sources.options import listed
+from vaegis.models.sources.tables import roles
+from vaegis.models.spec import INVARIANCES, ImageSpec, InputSpec, SeriesSpec, VectorSpec
 
 LEAST, MOST = 16, 512  # sides of an image that a graph takes
 TILE, OVERLAP = 256, 32

@@ -13,19 +13,19 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from models.blocks import Samples
-from models.errors import Refusal
-from models.inputs.conditions import fitted_numbers, of_source
-from models.inputs.images import Mask, fitted_roi
-from models.inputs.rows import Rows, RowSpec, Values, Wanted, key_groups, sentence, unusable, wanted_by
-from models.inputs.spool import Coder, Codes, Ints, Spooled, append, digest_head, mapped
-from models.inputs.stream import holds_windows, pixel_chunks, row_items, taken_files, taken_pixels
-from models.inputs.windows import window_starts
-from models.pixels import Pixels
-from models.sources import ArrayFile, ImageFolder, Source, TableFiles, as_kind
-from models.sources.conditions import ConditionTable
-from models.sources.images import grouping
-from models.spec import ImageSpec, InputSpec, SeriesSpec
+from vaegis.models.blocks import Samples
+from vaegis.models.errors import Refusal
+from vaegis.models.inputs.conditions import fitted_numbers, of_source
+from vaegis.models.inputs.images import Mask, fitted_roi
+from vaegis.models.inputs.rows import Rows, RowSpec, Values, Wanted, key_groups, sentence, unusable, wanted_by
+from vaegis.models.inputs.spool import Coder, Codes, Ints, Spooled, append, digest_head, mapped
+from vaegis.models.inputs.stream import holds_windows, pixel_chunks, row_items, taken_files, taken_pixels
+from vaegis.models.inputs.windows import window_starts
+from vaegis.models.pixels import Pixels
+from vaegis.models.sources import ArrayFile, ImageFolder, Source, TableFiles, as_kind
+from vaegis.models.sources.conditions import ConditionTable
+from vaegis.models.sources.images import grouping
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 Progress = Callable[[int, int | None], None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.spec import Missing
+from vaegis.models.spec import Missing
 
 
 @dataclass(frozen=True)

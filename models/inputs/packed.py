@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.errors import Malformed, TooLarge
-from models.inputs.options import Limits
+from vaegis.models.errors import Malformed, TooLarge
+from vaegis.models.inputs.options import Limits
 
 PARQUET = b"PAR1"
 DICTIONARY, BATCH = 2, 3  # types of an Arrow message's header

@@ -17,27 +17,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.blocks import Block, plain
-from models.errors import Malformed, Refusal, TooLarge, UnsupportedType
-from models.inputs.conditions import declare
-from models.inputs.images import Mask, fitted_roi, image_block, take_image
-from models.inputs.options import LIMITS, Limits
-from models.inputs.packed import check_arrow
-from models.inputs.rows import (
+from vaegis.models.blocks import Block, plain
+from vaegis.models.errors import Malformed, Refusal, TooLarge, UnsupportedType
+from vaegis.models.inputs.conditions import declare
+from vaegis.models.inputs.images import Mask, fitted_roi, image_block, take_image
+from vaegis.models.inputs.options import LIMITS, Limits
+from vaegis.models.inputs.packed import check_arrow
+from vaegis.models.inputs.rows import (
     Rows,
     batch_values,
     match_columns,
     sample_block,
     to_float32,
 )
-from models.inputs.stamps import Order, as_given
-from models.inputs.stream import row_blocks
-from models.inputs.uploads import ALL, check_bytes, check_count, join
-from models.pixels import Unreadable, conform
-from models.sources.arrays import read_header
-from models.sources.options import listed
-from models.sources.tables import numeric
-from models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec, describe
+from vaegis.models.inputs.stamps import Order, as_given
+from vaegis.models.inputs.stream import row_blocks
+from vaegis.models.inputs.uploads import ALL, check_bytes, check_count, join
+from vaegis.models.pixels import Unreadable, conform
+from vaegis.models.sources.arrays import read_header
+from vaegis.models.sources.options import listed
+from vaegis.models.sources.tables import numeric
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec, describe
 
 
 def from_json(

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.blocks import Block
-from models.errors import Refusal
-from models.inputs.stamps import Order, Unordered, as_given
-from models.sources.arrays import ArrayFile
-from models.sources.options import SourceOptions, listed
-from models.sources.tables import Table, numeric, roles, timestamp_column
-from models.spec import Missing, SeriesSpec, VectorSpec
+from vaegis.models.blocks import Block
+from vaegis.models.errors import Refusal
+from vaegis.models.inputs.stamps import Order, Unordered, as_given
+from vaegis.models.sources.arrays import ArrayFile
+from vaegis.models.sources.options import SourceOptions, listed
+from vaegis.models.sources.tables import Table, numeric, roles, timestamp_column
+from vaegis.models.spec import Missing, SeriesSpec, VectorSpec
 
 Values = NDArray[np.float32]
 RowSpec = SeriesSpec | VectorSpec

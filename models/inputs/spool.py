@@ -14,7 +14,7 @@ from typing import IO, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from models.spec import InputSpec, SeriesSpec
+from vaegis.models.spec import InputSpec, SeriesSpec
 
 Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]
@@ -61,7 +61,7 @@ class Coder:
 
 @dataclass(eq=False)
 class Spooled:
-    """`models.blocks.Samples` on a mapped file: of parts, or for series of rows that windows are cut from."""
+    """`vaegis.models.blocks.Samples` on a mapped file: of parts, or for series of rows that windows are cut from."""
 
     spec: InputSpec
     digest: str

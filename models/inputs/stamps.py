@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.errors import Refusal
+from vaegis.models.errors import Refusal
 
 
 class Unordered(Refusal):

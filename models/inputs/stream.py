@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from models.blocks import Block, plain
-from models.errors import Refusal
-from models.inputs.conditions import conditioned, of_source
-from models.inputs.images import (
+from vaegis.models.blocks import Block, plain
+from vaegis.models.errors import Refusal
+from vaegis.models.inputs.conditions import conditioned, of_source
+from vaegis.models.inputs.images import (
     Mask,
     Taken,
     fitted_roi,
@@ -24,8 +24,8 @@ from models.inputs.images import (
     take_image,
     unreadable,
 )
-from models.inputs.options import LIMITS
-from models.inputs.rows import (
+from vaegis.models.inputs.options import LIMITS
+from vaegis.models.inputs.rows import (
     Rows,
     RowSpec,
     Wanted,
@@ -36,11 +36,11 @@ from models.inputs.rows import (
     table_rows,
     wanted_by,
 )
-from models.inputs.windows import series_blocks
-from models.pixels import Pixels, Unreadable, conform
-from models.sources import ArrayFile, ImageFolder, Source, TableFiles, as_kind
-from models.sources.images import grouping
-from models.spec import ImageSpec, InputSpec, SeriesSpec
+from vaegis.models.inputs.windows import series_blocks
+from vaegis.models.pixels import Pixels, Unreadable, conform
+from vaegis.models.sources import ArrayFile, ImageFolder, Source, TableFiles, as_kind
+from vaegis.models.sources.images import grouping
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 BUDGET = 32 << 20  # bytes of images in one block
 

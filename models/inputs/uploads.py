@@ -9,18 +9,18 @@ from functools import partial
 
 import numpy as np
 
-from models.blocks import Block
-from models.errors import Malformed, Refusal, TooLarge
-from models.inputs.images import Mask, Taken, fitted_roi, image_block, take_pixels, unreadable
-from models.inputs.options import LIMITS, Limits
-from models.inputs.packed import check_parquet
-from models.inputs.rows import Rows, table_rows, wanted_by
-from models.inputs.stream import row_blocks
-from models.pixels import Pixels, Unreadable, read
-from models.sources.images import looks_like_image
-from models.sources.options import SourceOptions
-from models.sources.tables import open_table
-from models.spec import ImageSpec, InputSpec, describe
+from vaegis.models.blocks import Block
+from vaegis.models.errors import Malformed, Refusal, TooLarge
+from vaegis.models.inputs.images import Mask, Taken, fitted_roi, image_block, take_pixels, unreadable
+from vaegis.models.inputs.options import LIMITS, Limits
+from vaegis.models.inputs.packed import check_parquet
+from vaegis.models.inputs.rows import Rows, table_rows, wanted_by
+from vaegis.models.inputs.stream import row_blocks
+from vaegis.models.pixels import Pixels, Unreadable, read
+from vaegis.models.sources.images import looks_like_image
+from vaegis.models.sources.options import SourceOptions
+from vaegis.models.sources.tables import open_table
+from vaegis.models.spec import ImageSpec, InputSpec, describe
 
 ALL = 1 << 62  # a request is one block, however many rows it has
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from models.blocks import Block
-from models.inputs.rows import Rows, Values, broken_block, sentence, unusable
-from models.spec import SeriesSpec
+from vaegis.models.blocks import Block
+from vaegis.models.inputs.rows import Rows, Values, broken_block, sentence, unusable
+from vaegis.models.spec import SeriesSpec
 
 BUDGET = 64 << 20  # bytes of windows in one block
 

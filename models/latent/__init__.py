@@ -3,12 +3,12 @@
 Nothing here knows a family: a bundle has an encoder and a decoder, a sampler, or neither, and then the error says so.
 """
 
-from models.latent.coder import Coder
-from models.latent.gaps import Imputed, impute
-from models.latent.paths import combine, interpolate, parse_arith, traverse
-from models.latent.plane import Plane, plane_of
-from models.latent.probe import linear_probe
-from models.latent.samples import as_raw, assembled, stacked
+from vaegis.models.latent.coder import Coder
+from vaegis.models.latent.gaps import Imputed, impute
+from vaegis.models.latent.paths import combine, interpolate, parse_arith, traverse
+from vaegis.models.latent.plane import Plane, plane_of
+from vaegis.models.latent.probe import linear_probe
+from vaegis.models.latent.samples import as_raw, assembled, stacked
 
 __all__ = [
     "Coder",

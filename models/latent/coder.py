@@ -8,12 +8,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from models.bundle import DECODER, ENCODER, SAMPLER, STEP, Manifest
-from models.errors import Refusal
-from models.inputs import number_of
-from models.scorer import BATCH_MOST, BATCH_VALUES
-from models.sessions import Device, open_session
-from models.spec import InputSpec
+from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, STEP, Manifest
+from vaegis.models.errors import Refusal
+from vaegis.models.inputs import number_of
+from vaegis.models.scorer import BATCH_MOST, BATCH_VALUES
+from vaegis.models.sessions import Device, open_session
+from vaegis.models.spec import InputSpec
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

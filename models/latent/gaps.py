@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import DECODER, ENCODER
-from models.latent.coder import Coder, Ints
-from models.latent.samples import as_raw
+from vaegis.models.bundle import DECODER, ENCODER
+from vaegis.models.latent.coder import Coder, Ints
+from vaegis.models.latent.samples import as_raw
 
 ROUNDS = 200
 SETTLED = 1e-4  # of a column's or channel's spread: the largest move of a value that has settled

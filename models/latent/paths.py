@@ -7,7 +7,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import Refusal
+from vaegis.models.errors import Refusal
 
 Floats = NDArray[np.float32]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

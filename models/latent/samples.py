@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.blocks import Block
-from models.scorer import sample_maps
-from models.spec import ImageSpec, InputSpec
+from vaegis.models.blocks import Block
+from vaegis.models.scorer import sample_maps
+from vaegis.models.spec import ImageSpec, InputSpec
 
 
 def as_raw(values: NDArray[Any], spec: InputSpec) -> NDArray[Any]:

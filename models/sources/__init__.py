@@ -1,14 +1,14 @@
 """Sources: what a user names on the command line, opened for reading front to back.
 
-A source lists its *items* (files) and streams them in bounded memory; `models.inputs` turns that into samples.
+A source lists its *items* (files) and streams them in bounded memory; `vaegis.models.inputs` turns that into samples.
 """
 
-from models.sources.arrays import ArrayFile
-from models.sources.images import ImageFolder
-from models.sources.labels import LabelTable, read_labels
-from models.sources.opening import Source, as_kind, open_source
-from models.sources.options import SourceOptions, parse_rows
-from models.sources.tables import TableFiles
+from vaegis.models.sources.arrays import ArrayFile
+from vaegis.models.sources.images import ImageFolder
+from vaegis.models.sources.labels import LabelTable, read_labels
+from vaegis.models.sources.opening import Source, as_kind, open_source
+from vaegis.models.sources.options import SourceOptions, parse_rows
+from vaegis.models.sources.tables import TableFiles
 
 __all__ = [
     "ArrayFile",

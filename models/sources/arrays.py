@@ -19,9 +19,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from models.errors import Refusal
-from models.sources.options import SourceOptions, listed, span
-from models.spec import Kind
+from vaegis.models.errors import Refusal
+from vaegis.models.sources.options import SourceOptions, listed, span
+from vaegis.models.spec import Kind
 
 CHUNK = 8 << 20  # bytes read at a time
 LARGEST = 2**62  # bytes that an array may be said to hold: sizes stay within what addresses them

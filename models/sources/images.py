@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from models.errors import Refusal
-from models.sources.options import SourceOptions, span
-from models.spec import Kind
+from vaegis.models.errors import Refusal
+from vaegis.models.sources.options import SourceOptions, span
+from vaegis.models.spec import Kind
 
-# Of the formats in `models.pixels`; a name only marks a file as meant to be an image, the content decides.
+# Of the formats in `vaegis.models.pixels`; a name only marks a file as meant to be an image, the content decides.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp")
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.errors import Refusal
-from models.sources.arrays import ArrayFile, array_kind, open_array
-from models.sources.images import SUFFIXES as IMAGE_SUFFIXES
-from models.sources.images import ImageFolder, is_image_file, walk
-from models.sources.options import SourceOptions, listed, natural_key
-from models.sources.tables import SUFFIXES as TABLE_SUFFIXES
-from models.sources.tables import TableFiles
-from models.spec import Kind
+from vaegis.models.errors import Refusal
+from vaegis.models.sources.arrays import ArrayFile, array_kind, open_array
+from vaegis.models.sources.images import SUFFIXES as IMAGE_SUFFIXES
+from vaegis.models.sources.images import ImageFolder, is_image_file, walk
+from vaegis.models.sources.options import SourceOptions, listed, natural_key
+from vaegis.models.sources.tables import SUFFIXES as TABLE_SUFFIXES
+from vaegis.models.sources.tables import TableFiles
+from vaegis.models.spec import Kind
 
 Source = ImageFolder | ArrayFile | TableFiles
 ARRAY_SUFFIXES = (".npy", ".npz")

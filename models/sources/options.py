@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.errors import Refusal
-from models.spec import Kind
+from vaegis.models.errors import Refusal
+from vaegis.models.spec import Kind
 
 
 @dataclass(frozen=True)

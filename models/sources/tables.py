@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from models.errors import Refusal
-from models.sources.options import SourceOptions, listed
-from models.spec import Kind
+from vaegis.models.errors import Refusal
+from vaegis.models.sources.options import SourceOptions, listed
+from vaegis.models.spec import Kind
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq

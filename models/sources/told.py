@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from models.errors import Refusal
-from models.sources.arrays import ArrayFile
-from models.sources.images import ImageFolder
-from models.sources.opening import Source
-from models.sources.tables import TableFiles
+from vaegis.models.errors import Refusal
+from vaegis.models.sources.arrays import ArrayFile
+from vaegis.models.sources.images import ImageFolder
+from vaegis.models.sources.opening import Source
+from vaegis.models.sources.tables import TableFiles
 
 Table = TypeVar("Table")
 

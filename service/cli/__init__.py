@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from models.errors import Refusal
+from vaegis.models.errors import Refusal
 
 # Each a module here, with a function of the same name.
 COMMANDS = (
@@ -50,10 +50,10 @@ def build() -> typer.Typer:
     )
     app.callback()(_root)
     for name in COMMANDS:
-        if find_spec(f"service.cli.{name}") is not None:
-            app.command(name)(getattr(import_module(f"service.cli.{name}"), name))
+        if find_spec(f"vaegis.service.cli.{name}") is not None:
+            app.command(name)(getattr(import_module(f"vaegis.service.cli.{name}"), name))
     for name, text in GROUPS.items():
-        app.add_typer(import_module(f"service.cli.{name}").app, name=name, help=text, no_args_is_help=True)
+        app.add_typer(import_module(f"vaegis.service.cli.{name}").app, name=name, help=text, no_args_is_help=True)
     return app
 
 

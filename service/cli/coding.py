@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from models.errors import Refusal
-from service.cli import options as shared
+from vaegis.models.errors import Refusal
+from vaegis.service.cli import options as shared
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from models.blocks import Block
-    from models.latent import Coder
-    from models.sources import SourceOptions
+    from vaegis.models.blocks import Block
+    from vaegis.models.latent import Coder
+    from vaegis.models.sources import SourceOptions
 
 Condition = Annotated[
     str | None, typer.Option("--condition", metavar="NAME", help="As what, for a model fitted with conditions.")
@@ -28,8 +28,8 @@ Condition = Annotated[
 
 def open_coder(model: str | None, bundle: Path | None, device: str) -> Coder:
     """The graphs of the model that the options name."""
-    from models.bundle import open_bundle
-    from models.latent import Coder
+    from vaegis.models.bundle import open_bundle
+    from vaegis.models.latent import Coder
 
     if device not in ("auto", "cuda", "cpu"):
         raise Refusal(f"--device {device} is unknown; write auto, cuda or cpu.")
@@ -38,8 +38,8 @@ def open_coder(model: str | None, bundle: Path | None, device: str) -> Coder:
 
 def open_blocks(coder: Coder, source: Path, reading: SourceOptions, gaps: bool = False) -> Iterator[Block]:
     """The samples of a source; `gaps` lets values be missing whatever the model was fitted with."""
-    from models import inputs
-    from models.sources import open_source
+    from vaegis.models import inputs
+    from vaegis.models.sources import open_source
 
     spec = coder.spec
     if gaps and spec.kind != "image":

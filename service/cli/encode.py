@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli import coding
-from service.cli import options as shared
+from vaegis.service.cli import coding
+from vaegis.service.cli import options as shared
 
 if TYPE_CHECKING:
-    from models.blocks import Block
-    from models.latent import Coder
+    from vaegis.models.blocks import Block
+    from vaegis.models.latent import Coder
 
 
 @shared.reads()
@@ -31,8 +31,8 @@ def encode(
     """
     import pyarrow as pa
 
-    from models.bundle import ENCODER
-    from service.samplefiles import TableFile
+    from vaegis.models.bundle import ENCODER
+    from vaegis.service.samplefiles import TableFile
 
     reading = asked.reading()
     coder = coding.open_coder(model, bundle, device)

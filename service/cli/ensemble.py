@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from models.errors import Refusal
-from service.cli import options as shared
+from vaegis.models.errors import Refusal
+from vaegis.service.cli import options as shared
 
 if TYPE_CHECKING:
-    from models.ensemble import Member
+    from vaegis.models.ensemble import Member
 
 
 @shared.reads()
@@ -45,15 +45,15 @@ def ensemble(
 
     vaegis ensemble bracket bracket-flow --on bracket/clean-more --name bracket-both
     """
-    from models import inputs
-    from models import spec as specs
-    from models.bundle import CALIBRATION, ROI, SCORE, write_bundle
-    from models.calibration import decide, to_bytes
-    from models.ensemble import calibrated, check, independent, meaning, merged, usable_alpha
-    from models.errors import Conflict
-    from models.sources import open_source
-    from service.settings import read_settings
-    from service.store.registry import Registry, check_name
+    from vaegis.models import inputs
+    from vaegis.models import spec as specs
+    from vaegis.models.bundle import CALIBRATION, ROI, SCORE, write_bundle
+    from vaegis.models.calibration import decide, to_bytes
+    from vaegis.models.ensemble import calibrated, check, independent, meaning, merged, usable_alpha
+    from vaegis.models.errors import Conflict
+    from vaegis.models.sources import open_source
+    from vaegis.service.settings import read_settings
+    from vaegis.service.store.registry import Registry, check_name
 
     check_name(name)
     if not 0.0 < alpha < 1.0:
@@ -128,8 +128,8 @@ def ensemble(
 
 def _members(models: list[str]) -> list[Member]:
     """The bundles, each with a name that no other has."""
-    from models.bundle import open_bundle
-    from models.ensemble import Member
+    from vaegis.models.bundle import open_bundle
+    from vaegis.models.ensemble import Member
 
     found: list[Member] = []
     for text in models:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from models.errors import Refusal
-from service.cli import options as shared
+from vaegis.models.errors import Refusal
+from vaegis.service.cli import options as shared
 
 if TYPE_CHECKING:
-    from models.calibration import Decision
-    from training.evaluate import Evaluation
+    from vaegis.models.calibration import Decision
+    from vaegis.training.evaluate import Evaluation
 
 
 @shared.reads()
@@ -46,13 +46,13 @@ def evaluate(
     import numpy as np
     from rich.console import Console
 
-    from models.sources import open_source, read_labels
-    from service.cli.fit import need_training
-    from service.cli.score import judged, watched
-    from service.scorefile import writing
+    from vaegis.models.sources import open_source, read_labels
+    from vaegis.service.cli.fit import need_training
+    from vaegis.service.cli.score import judged, watched
+    from vaegis.service.scorefile import writing
 
     need_training()
-    from training.evaluate import evaluate as compare
+    from vaegis.training.evaluate import evaluate as compare
 
     reading = asked.reading(labels=labels)
     scorer, decision, blocks = judged(

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from models.errors import Refusal
-from service.cli import options as shared
+from vaegis.models.errors import Refusal
+from vaegis.service.cli import options as shared
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from training.pipeline import Made, Watch
+    from vaegis.training.pipeline import Made, Watch
 
 
 @shared.reads("condition")
@@ -139,9 +139,9 @@ def fit(
     """
     from rich.console import Console
 
-    from service.cli import several
-    from service.settings import read_settings
-    from service.store.registry import Registry, check_name
+    from vaegis.service.cli import several
+    from vaegis.service.settings import read_settings
+    from vaegis.service.store.registry import Registry, check_name
 
     check_name(name)
     settings = read_settings()
@@ -150,9 +150,9 @@ def fit(
     if device not in ("auto", "cuda", "cpu"):
         raise Refusal(f"--device {device} is unknown; write auto, cuda or cpu.")
     need_training()
-    from models.inputs import InputOptions
-    from training.fit import FitOptions
-    from training.pipeline import Request, run
+    from vaegis.models.inputs import InputOptions
+    from vaegis.training.fit import FitOptions
+    from vaegis.training.pipeline import Request, run
 
     work = settings.home / "fits"
     request = Request(
@@ -232,8 +232,8 @@ def _watch(console: Console) -> Iterator[Watch]:
     """A progress bar, and what moves it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from training.fit import Step
-    from training.pipeline import Watch
+    from vaegis.training.fit import Step
+    from vaegis.training.pipeline import Watch
 
     bar = Progress(
         TextColumn("{task.description}"),
@@ -265,7 +265,7 @@ def _watch(console: Console) -> Iterator[Watch]:
 
 def _tell(console: Console, made: Made, said: str, place: Path) -> None:
     """What came of it, in a few lines."""
-    from models.calibration import decide
+    from vaegis.models.calibration import decide
 
     manifest, split = made.bundle.manifest, made.split
     decision = decide(made.calibration, manifest.alpha)

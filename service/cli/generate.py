@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from models.errors import Refusal
-from service.cli import coding
-from service.cli import options as shared
+from vaegis.models.errors import Refusal
+from vaegis.service.cli import coding
+from vaegis.service.cli import options as shared
 
 MOST = 100_000
 
@@ -34,9 +34,9 @@ def generate(
     """
     import numpy as np
 
-    from models.latent import as_raw
-    from models.latent.coder import told_of
-    from service.samplefiles import SampleFiles
+    from vaegis.models.latent import as_raw
+    from vaegis.models.latent.coder import told_of
+    from vaegis.service.samplefiles import SampleFiles
 
     coder = coding.open_coder(model, bundle, device)
     told = told_of(coder.spec, condition, 1)

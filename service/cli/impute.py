@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from models.errors import Refusal
-from service.cli import coding
-from service.cli import options as shared
+from vaegis.models.errors import Refusal
+from vaegis.service.cli import coding
+from vaegis.service.cli import options as shared
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from models.blocks import Block
-    from models.latent import Coder
+    from vaegis.models.blocks import Block
+    from vaegis.models.latent import Coder
 
 
 @shared.reads()
@@ -41,8 +41,8 @@ def impute(
 
     vaegis impute pump.csv --model pump --out whole.parquet
     """
-    from models.bundle import DECODER, ENCODER
-    from service.samplefiles import SampleFiles
+    from vaegis.models.bundle import DECODER, ENCODER
+    from vaegis.service.samplefiles import SampleFiles
 
     reading = asked.reading()
     coder = coding.open_coder(model, bundle, device)
@@ -83,8 +83,8 @@ def _filled(coder: Coder, block: Block, mask: Path | None) -> tuple[Any, Any, An
     """Which samples, their completed values, what was missing of each, and whether its parts had settled."""
     import numpy as np
 
-    from models.latent import assembled, stacked
-    from models.latent import impute as complete
+    from vaegis.models.latent import assembled, stacked
+    from vaegis.models.latent import impute as complete
 
     there = np.flatnonzero(block.count > 0)
     if not len(there):
@@ -111,7 +111,7 @@ def _mask(mask: Path, item: str | None, part: NDArray[np.generic]) -> NDArray[np
     """(H, W), True where pixels are missing."""
     import numpy as np
 
-    from models.pixels import Unreadable, decode
+    from vaegis.models.pixels import Unreadable, decode
 
     path = mask
     if mask.is_dir():

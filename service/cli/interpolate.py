@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from models.errors import Refusal
-from service.cli import coding
-from service.cli import options as shared
+from vaegis.models.errors import Refusal
+from vaegis.service.cli import coding
+from vaegis.service.cli import options as shared
 
 
 @shared.reads("rows", "condition")
@@ -41,11 +41,11 @@ def interpolate(
     """
     import numpy as np
 
-    from models.bundle import DECODER, ENCODER
-    from models.latent import as_raw, combine, parse_arith
-    from models.latent import interpolate as line
-    from models.latent.coder import told_of
-    from service.samplefiles import SampleFiles
+    from vaegis.models.bundle import DECODER, ENCODER
+    from vaegis.models.latent import as_raw, combine, parse_arith
+    from vaegis.models.latent import interpolate as line
+    from vaegis.models.latent.coder import told_of
+    from vaegis.service.samplefiles import SampleFiles
 
     weights = parse_arith(arith, len(samples)) if arith is not None else None
     if weights is None and len(samples) != 2:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from service.store.keys import Key
-    from service.store.registry import Registry
+    from vaegis.service.store.keys import Key
+    from vaegis.service.store.registry import Registry
 
 app = typer.Typer()
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -38,7 +38,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key. It is shown once and cannot be had again. From then on the service asks every request for a key."""
-    from service.store.keys import Keys
+    from vaegis.service.store.keys import Keys
 
     with _registry() as registry:
         text = Keys(registry.database).create(name, scope or ["score"], rate)
@@ -52,7 +52,7 @@ def create(
 @app.command("list")
 def list_keys(as_json: AsJson = False) -> None:
     """List every key by its id, revoked ones included; never the keys themselves."""
-    from service.store.keys import Keys
+    from vaegis.service.store.keys import Keys
 
     with _registry() as registry:
         keys = Keys(registry.database).list()
@@ -77,7 +77,7 @@ def list_keys(as_json: AsJson = False) -> None:
 @app.command()
 def revoke(ident: Annotated[str, typer.Argument(metavar="ID", help="The key's id, from `vaegis keys list`.")]) -> None:
     """End a key for good. Running services refuse it at once."""
-    from service.store.keys import Keys
+    from vaegis.service.store.keys import Keys
 
     with _registry() as registry:
         key = Keys(registry.database).revoke(ident)
@@ -96,7 +96,7 @@ def _plain(key: Key) -> dict[str, object]:
 
 
 def _registry() -> Registry:
-    from service.settings import read_settings
-    from service.store.registry import Registry
+    from vaegis.service.settings import read_settings
+    from vaegis.service.store.registry import Registry
 
     return Registry.open(read_settings())

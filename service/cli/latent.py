@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from models.errors import Conflict, Refusal
-from service.cli import coding
-from service.cli import options as shared
+from vaegis.models.errors import Conflict, Refusal
+from vaegis.service.cli import coding
+from vaegis.service.cli import options as shared
 
 MOST = 20_000  # samples on a map: more are an even blot
 GRID, STEPS, REACH = 9, 9, 2.5  # cells along a side; steps of a traverse; clean standard deviations to either side
@@ -46,13 +46,13 @@ def latent(
     import numpy as np
     import pyarrow as pa
 
-    from models.bundle import DECODER, ENCODER
-    from models.latent import linear_probe, plane_of
-    from models.latent import traverse as walk
-    from models.sources import open_source, read_labels
-    from service.latentmap import grid, scatter
-    from service.samplefiles import TableFile
-    from service.scorefile import writing
+    from vaegis.models.bundle import DECODER, ENCODER
+    from vaegis.models.latent import linear_probe, plane_of
+    from vaegis.models.latent import traverse as walk
+    from vaegis.models.sources import open_source, read_labels
+    from vaegis.service.latentmap import grid, scatter
+    from vaegis.service.samplefiles import TableFile
+    from vaegis.service.scorefile import writing
 
     if out.exists() and not out.is_dir():
         raise Conflict(f"--out {out} is a file; name a folder.")

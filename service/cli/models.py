@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from models.errors import Refusal
-from service.cli.options import Asked, Columns, Device, Key, Rows, Source, kept
+from vaegis.models.errors import Refusal
+from vaegis.service.cli.options import Asked, Columns, Device, Key, Rows, Source, kept
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from service.store.registry import Model, Promotion, Registry
-    from service.store.servings import Serving, Servings
+    from vaegis.service.store.registry import Model, Promotion, Registry
+    from vaegis.service.store.servings import Serving, Servings
 
 app = typer.Typer()
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -164,10 +164,10 @@ def half(
 
     SOURCE holds clean samples that the model was not fitted on: they prove it, and calibrate it anew.
     """
-    from models import inputs
-    from models.bundle import open_bundle
-    from models.half import half_bundle
-    from models.sources import open_source
+    from vaegis.models import inputs
+    from vaegis.models.bundle import open_bundle
+    from vaegis.models.half import half_bundle
+    from vaegis.models.sources import open_source
 
     if device not in ("auto", "cuda", "cpu"):
         raise Refusal(f"--device {device} is unknown; write auto, cuda or cpu.")
@@ -212,15 +212,15 @@ def _moved(name: str, p: Promotion, as_json: bool) -> None:
 
 
 def _registry() -> Registry:
-    from service.settings import read_settings
-    from service.store.registry import Registry
+    from vaegis.service.settings import read_settings
+    from vaegis.service.store.registry import Registry
 
     return Registry.open(read_settings())
 
 
 @contextmanager
 def _servings() -> Iterator[Servings]:
-    from service.store.servings import Servings
+    from vaegis.service.store.servings import Servings
 
     with _registry() as registry:
         yield Servings(registry)

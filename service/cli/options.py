@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 
-from models.errors import Refusal
-from models.spec import SPECS, Kind
+from vaegis.models.errors import Refusal
+from vaegis.models.spec import SPECS, Kind
 
 if TYPE_CHECKING:
-    from models.sources import SourceOptions
-    from service.store.registry import Registered
+    from vaegis.models.sources import SourceOptions
+    from vaegis.service.store.registry import Registered
 
 Source = Annotated[
     Path,
@@ -95,7 +95,7 @@ class Asked:
         Raises:
             Refusal: an unknown kind, or rows that are no range.
         """
-        from models.sources import SourceOptions, parse_rows
+        from vaegis.models.sources import SourceOptions, parse_rows
 
         if self.kind is not None and self.kind not in SPECS:
             raise Refusal(f"--kind {self.kind} is unknown; choose {', '.join(SPECS)}.")
@@ -217,8 +217,8 @@ def bundle_for(model: str | None, bundle: Path | None) -> Path:
     if bundle is not None:
         return bundle
     assert model is not None
-    from service.settings import read_settings
-    from service.store.registry import Registry
+    from vaegis.service.settings import read_settings
+    from vaegis.service.store.registry import Registry
 
     with closing(Registry.open(read_settings())) as registry:
         return registry.resolve(model).path

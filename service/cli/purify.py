@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from models.errors import Refusal
-from service.cli import coding
-from service.cli import options as shared
+from vaegis.models.errors import Refusal
+from vaegis.service.cli import coding
+from vaegis.service.cli import options as shared
 
 
 @shared.reads()
@@ -30,10 +30,10 @@ def purify(
     """
     import numpy as np
 
-    from models.bundle import DECODER, ENCODER
-    from models.latent import as_raw, assembled, stacked
-    from models.spec import ImageSpec
-    from service.samplefiles import SampleFiles, signed
+    from vaegis.models.bundle import DECODER, ENCODER
+    from vaegis.models.latent import as_raw, assembled, stacked
+    from vaegis.models.spec import ImageSpec
+    from vaegis.service.samplefiles import SampleFiles, signed
 
     reading = asked.reading()
     coder = coding.open_coder(model, bundle, device)

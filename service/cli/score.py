@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from models.errors import Refusal
-from service.cli import options as shared
+from vaegis.models.errors import Refusal
+from vaegis.service.cli import options as shared
 
 if TYPE_CHECKING:
-    from models.bundle import Bundle
-    from models.calibration import Decision
-    from models.scorer import Scorer, Verdicts
-    from models.sources import SourceOptions
+    from vaegis.models.bundle import Bundle
+    from vaegis.models.calibration import Decision
+    from vaegis.models.scorer import Scorer, Verdicts
+    from vaegis.models.sources import SourceOptions
 
 SHOWN = 5  # strangest samples named on the terminal
 
@@ -68,12 +68,12 @@ def score(
     with ExitStack() as stack:
         file: Any = None
         if out is not None:
-            from service.scorefile import ScoreFile
+            from vaegis.service.scorefile import ScoreFile
 
             file = stack.enter_context(ScoreFile(out, scorer.terms))
         pictures: Any = None
         if maps is not None:
-            from service.mapfiles import MapFiles
+            from vaegis.service.mapfiles import MapFiles
 
             pictures = stack.enter_context(MapFiles(maps, scorer.bundle))
         for verdicts in watched(blocks):
@@ -109,11 +109,11 @@ def judged(
     Raises:
         Refusal: anything about the bundle, the source or the decision that does not fit.
     """
-    from models import inputs
-    from models.bundle import open_bundle
-    from models.calibration import decide
-    from models.scorer import Scorer
-    from models.sources import open_source
+    from vaegis.models import inputs
+    from vaegis.models.bundle import open_bundle
+    from vaegis.models.calibration import decide
+    from vaegis.models.scorer import Scorer
+    from vaegis.models.sources import open_source
 
     if device not in ("auto", "cuda", "cpu"):
         raise Refusal(f"--device {device} is unknown; write auto, cuda or cpu.")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from models.errors import Refusal
+from vaegis.models.errors import Refusal
 
 OTHER_FILES = 320  # open beside the connections: the store, models, decoders, connections being refused
 
@@ -50,7 +50,7 @@ def serve(
     variable, such as VAEGIS_PORT; docs/operations.md lists them with many more. Ctrl+C or SIGTERM lets the requests
     under way finish first.
     """
-    from service.settings import read_settings
+    from vaegis.service.settings import read_settings
 
     settings = read_settings(
         host=host,
@@ -62,11 +62,11 @@ def serve(
         log_format=log_format,
     )
 
-    from service import logs
-    from service.auth import check_exposure
-    from service.store.keys import Keys
-    from service.store.registry import Registry
-    from service.tls import certificate
+    from vaegis.service import logs
+    from vaegis.service.auth import check_exposure
+    from vaegis.service.store.keys import Keys
+    from vaegis.service.store.registry import Registry
+    from vaegis.service.tls import certificate
 
     logs.configure(settings.log_level, settings.log_format)
     with Registry.open(settings) as registry:
@@ -78,11 +78,11 @@ def serve(
     url = f"{scheme}://{shown}:{listening.getsockname()[1]}"
     said = f"Vaegis listens on {url} (documentation: {url}/docs, {{}}). Ctrl+C ends it."
     if settings.workers == 1:
-        from service.server import serve as serve_here
+        from vaegis.service.server import serve as serve_here
 
         serve_here(settings, listening, ready=lambda device: typer.echo(said.format(f"device: {device}")))
         return
-    from service.workers import Workers
+    from vaegis.service.workers import Workers
 
     typer.echo(said.format(f"workers: {settings.workers}"))
     raise typer.Exit(Workers(settings, listening, settings.workers).run())

@@ -1,6 +1,6 @@
 """A client of the service in Python: NumPy arrays and files in, verdicts out.
 
-    from service.client import Client
+    from vaegis.client import Client
 
     with Client("http://127.0.0.1:8000", key="vg_...") as client:
         verdicts = client.score("digits", images)  # (N, H, W) or (N, H, W, C), whole numbers
@@ -27,11 +27,11 @@ try:
     import anyio
     import httpx
 except ImportError as error:
-    raise ImportError("service.client needs httpx; install it with `pip install 'vaegis[client]'`.") from error
+    raise ImportError("vaegis.client needs httpx; install it with `pip install 'vaegis[client]'`.") from error
 
-from service.client import calls
-from service.client.calls import ArrayOptions, Call, File, Options, Problem, Retries, ServiceError, Unreachable
-from service.client.verdicts import Description, Event, Model, Moved, Verdict, Verdicts
+from vaegis.service.client import calls
+from vaegis.service.client.calls import ArrayOptions, Call, File, Options, Problem, Retries, ServiceError, Unreachable
+from vaegis.service.client.verdicts import Description, Event, Model, Moved, Verdict, Verdicts
 
 __all__ = [
     "AsyncClient",

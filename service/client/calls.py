@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import ArrayLike
 
-from service.client.verdicts import Description, Model, Moved, Verdicts, described, read_verdicts
+from vaegis.service.client.verdicts import Description, Model, Moved, Verdicts, described, read_verdicts
 
 File = str | Path | tuple[str, bytes]  # a path, or a name and a content
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""The answers of the service as values, for `service.client`."""
+"""The answers of the service as values, for `vaegis.service.client`."""
 
 from __future__ import annotations
 

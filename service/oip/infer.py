@@ -16,17 +16,17 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from models import inputs
-from models.blocks import Block
-from models.errors import Malformed, Refusal, TooLarge
-from models.inputs.options import Limits
-from models.scorer import UNJUDGED, Verdicts
-from models.sources.options import listed
-from models.spec import ImageSpec, InputSpec
-from service.live import Served
-from service.oip.messages import STATEFUL, Asked, Request
-from service.oip.tensors import BYTES, NAMES, Tensor, to_bytes, to_json
-from service.routes.controls import PRIORITIES, Controls
+from vaegis.models import inputs
+from vaegis.models.blocks import Block
+from vaegis.models.errors import Malformed, Refusal, TooLarge
+from vaegis.models.inputs.options import Limits
+from vaegis.models.scorer import UNJUDGED, Verdicts
+from vaegis.models.sources.options import listed
+from vaegis.models.spec import ImageSpec, InputSpec
+from vaegis.service.live import Served
+from vaegis.service.oip.messages import STATEFUL, Asked, Request
+from vaegis.service.oip.tensors import BYTES, NAMES, Tensor, to_bytes, to_json
+from vaegis.service.routes.controls import PRIORITIES, Controls
 
 INPUT, MASK, CONDITION, MAP = "input", "mask", "condition", "map"
 PARAMETERS = ("alpha", "threshold", "decide_by", "group", "condition", "priority", "timeout", "deadline_ms")

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from models.errors import Malformed, Refusal
-from service.oip.tensors import BYTES, DATATYPES, Tensor
+from vaegis.models.errors import Malformed, Refusal
+from vaegis.service.oip.tensors import BYTES, DATATYPES, Tensor
 
 HEADER = b"inference-header-content-length"  # bytes of JSON before the binary tensors
 MOST_DIMENSIONS = 8

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import Malformed, Refusal
-from models.inputs import numbers
+from vaegis.models.errors import Malformed, Refusal
+from vaegis.models.inputs import numbers
 
 BYTES = "BYTES"
 DATATYPES: dict[str, np.dtype[Any]] = {

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from starlette.datastructures import QueryParams
 
-from models.errors import Refusal
-from service.answer import Maps
+from vaegis.models.errors import Refusal
+from vaegis.service.answer import Maps
 
 CONTROLS = ("alpha", "threshold", "decide_by", "maps", "group", "condition", "deadline_ms", "priority")
 MAPS = ("none", "png", "array")

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse, Response
 
-from service.metrics import CONTENT_TYPE
-from service.routes.problems import problems
-from service.state import Service, service_of
+from vaegis.service.metrics import CONTENT_TYPE
+from vaegis.service.routes.problems import problems
+from vaegis.service.state import Service, service_of
 
 router = APIRouter(tags=["Operation"])
 

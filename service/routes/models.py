@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from models import spec as specs
-from models.calibration import ALL, Calibration, decide, smallest_alpha
-from models.errors import NotFound, Refusal
-from service.auth import Caller, admin
-from service.routes.problems import problems
-from service.state import Service, service_of
-from service.store.registry import CHAMPION, Model, Promotion
-from service.store.servings import Serving, Servings
+from vaegis.models import spec as specs
+from vaegis.models.calibration import ALL, Calibration, decide, smallest_alpha
+from vaegis.models.errors import NotFound, Refusal
+from vaegis.service.auth import Caller, admin
+from vaegis.service.routes.problems import problems
+from vaegis.service.state import Service, service_of
+from vaegis.service.store.registry import CHAMPION, Model, Promotion
+from vaegis.service.store.servings import Serving, Servings
 
 router = APIRouter(prefix="/v1/models", tags=["Models"])
 ALPHAS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)

@@ -22,21 +22,21 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from models.blocks import Block
-from models.calibration import Decision
-from models.errors import Malformed, Refusal, UnsupportedType
-from models.inputs.options import Limits
-from service.auth import Caller, admin, allow
-from service.live import Served
-from service.oip.infer import answer, asked_of, block_of, check_maps, controls_of, inputs_of, outputs_of
-from service.oip.messages import HEADER, Asked, parse
-from service.routes.controls import Controls
-from service.routes.problems import problems
-from service.routes.thin import INLINE_BYTES, INLINE_SAMPLES, JSON, Headers, attended, received, reply
-from service.scoring import decision_for, judge
-from service.state import Service, service_of
-from service.store.servings import Servings
-from service.tracing import stage
+from vaegis.models.blocks import Block
+from vaegis.models.calibration import Decision
+from vaegis.models.errors import Malformed, Refusal, UnsupportedType
+from vaegis.models.inputs.options import Limits
+from vaegis.service.auth import Caller, admin, allow
+from vaegis.service.live import Served
+from vaegis.service.oip.infer import answer, asked_of, block_of, check_maps, controls_of, inputs_of, outputs_of
+from vaegis.service.oip.messages import HEADER, Asked, parse
+from vaegis.service.routes.controls import Controls
+from vaegis.service.routes.problems import problems
+from vaegis.service.routes.thin import INLINE_BYTES, INLINE_SAMPLES, JSON, Headers, attended, received, reply
+from vaegis.service.scoring import decision_for, judge
+from vaegis.service.state import Service, service_of
+from vaegis.service.store.servings import Servings
+from vaegis.service.tracing import stage
 
 TAG = "Open Inference Protocol"
 EXTENSIONS = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.oip.infer import PARAMETERS
-from service.oip.tensors import BYTES, DATATYPES
-from service.routes.oip import PATH, TAG, VERSION_PATH
-from service.routes.problems import problems
+from vaegis.service.oip.infer import PARAMETERS
+from vaegis.service.oip.tensors import BYTES, DATATYPES
+from vaegis.service.routes.oip import PATH, TAG, VERSION_PATH
+from vaegis.service.routes.problems import problems
 
 _TEXT = """Scores the tensor `input` and answers with one output per evidence term, and the verdicts.
 

@@ -18,22 +18,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from models import inputs
-from models.blocks import Block
-from models.errors import Malformed, Refusal, UnsupportedType
-from models.inputs.options import Limits
-from models.sources.options import listed
-from models.spec import SeriesSpec
-from service import multipart
-from service.answer import check_maps, render
-from service.auth import allow
-from service.errors import Late
-from service.live import Served
-from service.routes.controls import parsed
-from service.routes.thin import INLINE_BYTES, INLINE_SAMPLES, JSON, Headers, attended, received, reply
-from service.scoring import decision_for, judge
-from service.state import Service
-from service.tracing import stage
+from vaegis.models import inputs
+from vaegis.models.blocks import Block
+from vaegis.models.errors import Malformed, Refusal, UnsupportedType
+from vaegis.models.inputs.options import Limits
+from vaegis.models.sources.options import listed
+from vaegis.models.spec import SeriesSpec
+from vaegis.service import multipart
+from vaegis.service.answer import check_maps, render
+from vaegis.service.auth import allow
+from vaegis.service.errors import Late
+from vaegis.service.live import Served
+from vaegis.service.routes.controls import parsed
+from vaegis.service.routes.thin import INLINE_BYTES, INLINE_SAMPLES, JSON, Headers, attended, received, reply
+from vaegis.service.scoring import decision_for, judge
+from vaegis.service.state import Service
+from vaegis.service.tracing import stage
 
 PATH = "/v1/models/{model}/score"
 

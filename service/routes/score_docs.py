@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.routes import oip_docs
-from service.routes.problems import Problem, problems
-from service.routes.score import PATH
+from vaegis.service.routes import oip_docs
+from vaegis.service.routes.problems import Problem, problems
+from vaegis.service.routes.score import PATH
 
 _TEXT = """Scores samples and says of each how strange it is, where, and whether that is anomalous.
 

@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from models.errors import Refusal
-from service import errors
-from service.tracing import stage
+from vaegis.models.errors import Refusal
+from vaegis.service import errors
+from vaegis.service.tracing import stage
 
 # Smaller bodies and answers are dealt with at once: handing them to a thread takes longer, and holds the same lock.
 INLINE_BYTES, INLINE_SAMPLES = 1 << 19, 256

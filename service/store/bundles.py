@@ -7,8 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from models.bundle import Bundle, open_bundle, sync_folder
-from models.errors import Damaged, NotFound, Refusal
+from vaegis.models.bundle import Bundle, open_bundle, sync_folder
+from vaegis.models.errors import Damaged, NotFound, Refusal
 
 
 def keep(bundles: Path, bundle: Bundle, move: bool) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
-from models.errors import Damaged, Refusal
+from vaegis.models.errors import Damaged, Refusal
 
 HEAD = "0003"  # the newest migration: a store that is there already is opened without Alembic
 BUSY_MS = 30_000  # how long a writer waits for another

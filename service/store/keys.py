@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 
 from sqlalchemy import select
 
-from models.errors import Conflict, NotFound, Refusal
-from service.store.database import Database
-from service.store.schema import KeyRow
+from vaegis.models.errors import Conflict, NotFound, Refusal
+from vaegis.service.store.database import Database
+from vaegis.service.store.schema import KeyRow
 
 SCOPES: dict[str, str] = {
     "score": "score samples",

@@ -12,12 +12,12 @@ from pathlib import Path
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from models.bundle import Bundle, open_bundle
-from models.errors import Conflict, NotFound, Refusal
-from service.settings import Settings
-from service.store.bundles import keep
-from service.store.database import Database, open_database
-from service.store.schema import AliasRow, ModelRow, PromotionRow, ServingRow, VersionRow
+from vaegis.models.bundle import Bundle, open_bundle
+from vaegis.models.errors import Conflict, NotFound, Refusal
+from vaegis.service.settings import Settings
+from vaegis.service.store.bundles import keep
+from vaegis.service.store.database import Database, open_database
+from vaegis.service.store.schema import AliasRow, ModelRow, PromotionRow, ServingRow, VersionRow
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 CHAMPION = "champion"  # the alias that answers when none is named

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from models.bundle import open_bundle
-from models.errors import Refusal
-from models.spec import InputSpec, describe
-from service.store.registry import CHAMPION, Registry, Resolved, find_model
-from service.store.schema import ModelRow, PromotionRow, ServingRow
+from vaegis.models.bundle import open_bundle
+from vaegis.models.errors import Refusal
+from vaegis.models.spec import InputSpec, describe
+from vaegis.service.store.registry import CHAMPION, Registry, Resolved, find_model
+from vaegis.service.store.schema import ModelRow, PromotionRow, ServingRow
 
 
 @dataclass(frozen=True)

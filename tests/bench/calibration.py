@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from tests.bench import measure, pages, quality, study
 from tests.bench.figures import RATES
 from tests.bench.results import DEFAULT, Results, Row, Wish, code_version

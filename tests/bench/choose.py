@@ -3,9 +3,9 @@
     python -m tests.bench.choose --tables
 
 Each part of the small panel is fitted as ever; its calibrate split, which the fit never saw, is the clean side, and
-synthetic anomalies made of the same split (`training.defects`) are the other. Every set of up to four terms is fused
-as the product fuses (`models.families.fusion`) and ranked by its mean AUROC over the defects, then over the parts of a
-kind.
+synthetic anomalies made of the same split (`vaegis.training.defects`) are the other. Every set of up to four terms is
+fused as the product fuses (`vaegis.models.families.fusion`) and ranked by its mean AUROC over the defects, then over
+the parts of a kind.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-
-from models import inputs, sources
-from models.bundle import SCORE
-from models.families import FAMILIES, make
-from models.families.fusion import Form, Fusion
-from models.scorer import Graph
 from tests.bench import pages
 from tests.bench.measure import put, requested
 from tests.bench.results import Wish
 from tests.bench.sets import SETS, data_folder, parts, protocol
-from training.defects import made as anomalies
-from training.pipeline import run
-from training.splits import parts_of
+
+from vaegis.models import inputs, sources
+from vaegis.models.bundle import SCORE
+from vaegis.models.families import FAMILIES, make
+from vaegis.models.families.fusion import Form, Fusion
+from vaegis.models.scorer import Graph
+from vaegis.training.defects import made as anomalies
+from vaegis.training.pipeline import run
+from vaegis.training.splits import parts_of
 
 SEED = 7
 MOST = 400  # clean samples of a part that defects are made of

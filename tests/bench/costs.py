@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
-
-from models.families import FAMILIES, make
-from models.spec import ImageSpec
 from tests.bench import pages
 from tests.bench.speed import BATCH, interleaved
 from tests.bench.summary import grid
-from training.export import export
+
+from vaegis.models.families import FAMILIES, make
+from vaegis.models.spec import ImageSpec
+from vaegis.training.export import export
 
 MOST = {"diffusion": 20, "autoregressive": 20, "flow": 10}  # times the VAE's cost
 GIVEN: dict[str, dict[str, Any]] = {"mixture": {"components": 3}}  # where the data would choose

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
-
-from models.calibration import Calibration, decide, smallest_alpha
-from models.errors import Refusal
 from tests.bench.sets import TEP_FAULTS, TEP_ONSET, TEP_ROWS
-from training.evaluate import interval
+
+from vaegis.models.calibration import Calibration, decide, smallest_alpha
+from vaegis.models.errors import Refusal
+from vaegis.training.evaluate import interval
 
 RATES = (0.01, 0.05)  # false-alarm rates whose promise is checked
 SKAB_RATES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)

@@ -23,20 +23,20 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
+from tests.bench.summary import grid
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.blocks import plain
-from models.bundle import SCORE, Bundle, open_bundle
-from models.calibration import decide
-from models.errors import Refusal
-from models.families.family import Family
-from models.half import half_bundle
-from models.scorer import Scorer
-from models.sessions import Cuda
-from tests.bench.summary import grid
-from training.export import TOLERANCE, ScoreGraph
-from training.fit import FitOptions
-from training.pipeline import Request, run
+from vaegis.models.blocks import plain
+from vaegis.models.bundle import SCORE, Bundle, open_bundle
+from vaegis.models.calibration import decide
+from vaegis.models.errors import Refusal
+from vaegis.models.families.family import Family
+from vaegis.models.half import half_bundle
+from vaegis.models.scorer import Scorer
+from vaegis.models.sessions import Cuda
+from vaegis.training.export import TOLERANCE, ScoreGraph
+from vaegis.training.fit import FitOptions
+from vaegis.training.pipeline import Request, run
 
 SIZES = (28, 128, 256)
 BATCHES = (1, 16, 64, 256, 1024)

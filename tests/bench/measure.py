@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-from models import inputs, sources
-from models.bundle import Bundle, open_bundle
-from models.calibration import ALL, decide
-from models.inputs import InputOptions
-from models.scorer import Scorer
 from tests.bench import figures
 from tests.bench.results import Row, Wish
 from tests.bench.sets import Arrays, Data, protocol
-from training.fit import FitOptions
-from training.pipeline import Request, Watch, run
+
+from vaegis.models import inputs, sources
+from vaegis.models.bundle import Bundle, open_bundle
+from vaegis.models.calibration import ALL, decide
+from vaegis.models.inputs import InputOptions
+from vaegis.models.scorer import Scorer
+from vaegis.training.fit import FitOptions
+from vaegis.training.pipeline import Request, Watch, run
 
 FIT_KEYS = ("batch", "rate", "window", "stride", "size", "invariant")  # --fit: options of `vaegis fit`
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from models.families import FAMILIES
-from service.cli.options import arguments
 from tests.bench import measure, pages, summary, tables
 from tests.bench.results import DEFAULT, Results, Row, Wish, code_version
 from tests.bench.sets import SETS, Arrays, data_folder, parts
+
+from vaegis.models.families import FAMILIES
+from vaegis.service.cli.options import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:

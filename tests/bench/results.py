@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from tests.bench.sets import REPOSITORY
 
 DEFAULT = REPOSITORY / ".vaegis" / "bench" / "quality.jsonl"

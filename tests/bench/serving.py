@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-
 from tests.bench import pages
 from tests.bench.load import Outcome, Payload, put, slowly
 from tests.bench.servers import BUILD, FRAMEWORKS, Server, installed, ours, peer

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.inputs import InputOptions
-from models.sources import SourceOptions
-from models.spec import Kind
+from vaegis.models.inputs import InputOptions
+from vaegis.models.sources import SourceOptions
+from vaegis.models.spec import Kind
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

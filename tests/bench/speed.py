@@ -21,20 +21,20 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-
-from models import inputs, sources
-from models.blocks import plain
-from models.bundle import SCORE, open_bundle
-from models.calibration import decide
-from models.scorer import Scorer
-from models.sources import SourceOptions
-from service.scorefile import ScoreFile
 from tests.bench import measure, pages
 from tests.bench.results import Wish
 from tests.bench.sets import data_folder, parts, protocol
 from tests.bench.summary import grid
-from training.fit import FitOptions
-from training.pipeline import Request, run
+
+from vaegis.models import inputs, sources
+from vaegis.models.blocks import plain
+from vaegis.models.bundle import SCORE, open_bundle
+from vaegis.models.calibration import decide
+from vaegis.models.scorer import Scorer
+from vaegis.models.sources import SourceOptions
+from vaegis.service.scorefile import ScoreFile
+from vaegis.training.fit import FitOptions
+from vaegis.training.pipeline import Request, run
 
 BATCH = 64
 COLUMNS = 32

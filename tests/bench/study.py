@@ -1,6 +1,6 @@
 """The arithmetic of the calibration study: clean evidence held against the promises made from other clean evidence.
 
-Thresholds and p-values come from `models.calibration`, as a user gets them; here they are only asked often.
+Thresholds and p-values come from `vaegis.models.calibration`, as a user gets them; here they are only asked often.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
-from models.calibration import Calibration, Reference, calibrate, decide, fit_tail
-from models.errors import Refusal
-from training.evaluate import interval
+from vaegis.models.calibration import Calibration, Reference, calibrate, decide, fit_tail
+from vaegis.models.errors import Refusal
+from vaegis.training.evaluate import interval
 
 Floats = NDArray[np.float64]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from tests.bench import figures as arithmetic
 from tests.bench import published
 from tests.bench.results import Row

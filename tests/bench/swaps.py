@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from service.settings import Settings
-from service.store.registry import Registry
+from vaegis.service.settings import Settings
+from vaegis.service.store.registry import Registry
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 from toy_bundles import IMAGE, toy_bundle

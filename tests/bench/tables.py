@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-
 from tests.bench import published, summary
 from tests.bench.figures import RATES, SKAB_RATES, pooled
 from tests.bench.results import Row

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from scipy.stats import norm
-
 from tests.bench.choose import fused, ranked, worth
 
 RNG = np.random.default_rng(3)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
-
-from models.calibration import calibrate
 from tests.bench import figures, pages, published, study, summary
 from tests.bench.figures import Counts, areas, counts, oracle, pooled
 from tests.bench.results import Results, Wish
 from tests.bench.sets import TEP_FAULTS, tep_label
+
+from vaegis.models.calibration import calibrate
 
 
 def row(name, part, family="vae", seed=0, **more):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from tests.bench import pages, quality, tables
 from tests.bench.sets import (
     SETS,

@@ -6,12 +6,12 @@ import numpy as np
 import onnxruntime as ort
 import pyarrow.parquet as pq
 import pytest
-from toy_data import recipes
 
-from models.families import Conditioned, conditioned
-from models.spec import from_json, to_json
-from training.fit import looks
-from training.splits import parts_of
+from toy_data import recipes
+from vaegis.models.families import Conditioned, conditioned
+from vaegis.models.spec import from_json, to_json
+from vaegis.training.fit import looks
+from vaegis.training.splits import parts_of
 
 
 @pytest.fixture
@@ -102,8 +102,8 @@ def test_fits_that_cannot_be_conditional(refused, test_set, condition, words):
 
 
 def test_a_family_that_takes_none_is_refused_before_the_fit(monkeypatch, refused, test_set):
-    from models.families import FAMILIES
-    from models.families.vae import VAE
+    from vaegis.models.families import FAMILIES
+    from vaegis.models.families.vae import VAE
 
     monkeypatch.setitem(FAMILIES, "plain", type("Plain", (VAE,), {"conditional": False}))
     refused(
@@ -113,8 +113,8 @@ def test_a_family_that_takes_none_is_refused_before_the_fit(monkeypatch, refused
 
 
 def test_passes_tell_conditions_to_those_who_ask(conditional, tmp_path):
-    from models import inputs as reading
-    from models.sources import SourceOptions, open_source
+    from vaegis.models import inputs as reading
+    from vaegis.models.sources import SourceOptions, open_source
 
     np.savez(tmp_path / "t.npz", x=recipes(6, "A", 3), c=np.array(list("ABABBA")))
     source = open_source(tmp_path / "t.npz", SourceOptions(condition="key:c"))

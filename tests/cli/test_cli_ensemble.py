@@ -8,12 +8,12 @@ import onnx
 import onnxruntime as ort
 import pyarrow.parquet as pq
 import pytest
+
 from toy_data import mean_graph
 from toy_latents import IMAGE, RECIPES, SERIES, VECTOR, bundle_of
-
-from models.bundle import open_bundle
-from models.calibration import calibrate, to_bytes
-from models.ensemble import independent
+from vaegis.models.bundle import open_bundle
+from vaegis.models.calibration import calibrate, to_bytes
+from vaegis.models.ensemble import independent
 
 MIDDLE, SPREAD = 50.0, 49.0 / 1.349  # of clean scores 1 to 99: median, interquartile range over a normal one's
 
@@ -109,8 +109,8 @@ def test_too_few_samples_raise_the_rate(vaegis, toy):
 
 
 def test_data_that_a_member_was_fitted_on_is_named(made, toy):
-    from models import inputs
-    from models.sources import SourceOptions, open_source
+    from vaegis.models import inputs
+    from vaegis.models.sources import SourceOptions, open_source
 
     samples = inputs.load(open_source(toy / "clean.npy", SourceOptions()), VECTOR, toy / "spool")
     bundle_of(toy / "knows", VECTOR, other(VECTOR, 3.0), training={"digest": samples.digest})

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from models.bundle import open_bundle
-from models.calibration import decide
-from training.evaluate import interval
+from vaegis.models.bundle import open_bundle
+from vaegis.models.calibration import decide
+from vaegis.training.evaluate import interval
 
 
 @pytest.fixture

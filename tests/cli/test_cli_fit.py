@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toy_data import SMALL, digits, vectors
 
-from models.bundle import open_bundle
-from models.errors import Refusal
-from service.cli.options import arguments, duration, size
+from toy_data import SMALL, digits, vectors
+from vaegis.models.bundle import open_bundle
+from vaegis.models.errors import Refusal
+from vaegis.service.cli.options import arguments, duration, size
 
 QUICK = ["--steps", "20", *(a for k, v in SMALL["vae"].items() for a in ("--set", f"{k}={v}"))]
 

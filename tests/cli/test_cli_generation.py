@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from toy_data import vectors
 
 

@@ -5,9 +5,9 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from toy_latents import IMAGE, RECIPES, SERIES, VECTOR, axes, bundle_of, coder_graphs, sampler
 
-from models.spec import ImageSpec
+from toy_latents import IMAGE, RECIPES, SERIES, VECTOR, axes, bundle_of, coder_graphs, sampler
+from vaegis.models.spec import ImageSpec
 
 TILES = ImageSpec(16, 16, 1, tile=True, overlap=4)
 

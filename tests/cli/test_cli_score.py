@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from toy_data import SERIES, pump, write_csv
 
-from models.bundle import open_bundle
-from models.maps import to_png
-from models.scorer import Graph
+from toy_data import SERIES, pump, write_csv
+from vaegis.models.bundle import open_bundle
+from vaegis.models.maps import to_png
+from vaegis.models.scorer import Graph
 
 TERMS = ["reconstruction_error", "negative_elbo", "kl", "latent_distance"]
 

@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 import pytest
-from toy_data import defective, vectors
 
-from models.bundle import open_bundle
-from models.errors import Refusal
-from service.cli.several import grid
+from toy_data import defective, vectors
+from vaegis.models.bundle import open_bundle
+from vaegis.models.errors import Refusal
+from vaegis.service.cli.several import grid
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import onnxruntime as ort
 import torch
-from toy_data import SMALL, SPECS
 
-from models.families import FAMILIES, Progress, make
-from training.export import TOLERANCE
+from toy_data import SMALL, SPECS
+from vaegis.models.families import FAMILIES, Progress, make
+from vaegis.training.export import TOLERANCE
 
 CASES = [(name, kind) for name, cls in FAMILIES.items() for kind in cls.kinds]
 

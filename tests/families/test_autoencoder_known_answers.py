@@ -8,13 +8,13 @@ import torch
 from scipy.spatial.distance import mahalanobis
 from sklearn.decomposition import PCA
 from torch import nn
-from toy_data import SPECS, VECTORS, clean
 
-from models.errors import Refusal
-from models.families import Progress
-from models.families.autoencoder import ENTROPY, RIDGE, Autoencoder, Memory
-from models.families.layers import from_channels, smooth
-from models.spec import VectorSpec
+from toy_data import SPECS, VECTORS, clean
+from vaegis.models.errors import Refusal
+from vaegis.models.families import Progress
+from vaegis.models.families.autoencoder import ENTROPY, RIDGE, Autoencoder, Memory
+from vaegis.models.families.layers import from_channels, smooth
+from vaegis.models.spec import VectorSpec
 
 
 def batches(x, size=64):

@@ -8,15 +8,15 @@ import onnxruntime as ort
 import pytest
 import torch
 from scipy.stats import logistic
-from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 
-from models.errors import Refusal
-from models.families import FAMILIES, Progress, make
-from models.families.autoregressive import NETWORKS, Autoregressive
-from models.families.layers import smooth
-from models.families.logistics import Logistics, _log_1m_exp
-from models.spec import ImageSpec, SeriesSpec, VectorSpec
-from training.export import export
+from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
+from vaegis.models.errors import Refusal
+from vaegis.models.families import FAMILIES, Progress, make
+from vaegis.models.families.autoregressive import NETWORKS, Autoregressive
+from vaegis.models.families.layers import smooth
+from vaegis.models.families.logistics import Logistics, _log_1m_exp
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
+from vaegis.training.export import export
 
 SHAPE = {"image": (2, 5, 6), "series": (2, 9), "vector": (6,)}
 NAMED = [(kind, name) for kind, able in NETWORKS.items() for name in able]

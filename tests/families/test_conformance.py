@@ -14,16 +14,16 @@ import torch
 from conforming import CASES, agree, at, batches, fresh, outputs, reaches_every_parameter, session, spread_of, through
 from safetensors.torch import load, save
 from sklearn.metrics import roc_auc_score
-from toy_data import SMALL, SPECS, InMemory, clean, defective
 
-import models
-from models.errors import Refusal
-from models.families import FAMILIES, make
-from models.families.family import keywords
-from training.export import export, gate
-from training.fit import FitOptions, fit
-from training.pipeline import fuse
-from training.splits import Split
+import vaegis
+from toy_data import SMALL, SPECS, InMemory, clean, defective
+from vaegis.models.errors import Refusal
+from vaegis.models.families import FAMILIES, make
+from vaegis.models.families.family import keywords
+from vaegis.training.export import export, gate
+from vaegis.training.fit import FitOptions, fit
+from vaegis.training.pipeline import fuse
+from vaegis.training.splits import Split
 
 REAL = [(name, kind) for name, kind in CASES if kind != "image"]  # kinds whose values are real numbers, or missing
 
@@ -204,7 +204,7 @@ def test_no_seed_breaks_on_the_digits(name):
 
 
 def test_graphs_carry_no_trace_of_where_they_were_made(made):
-    root = str(Path(models.__file__).parents[1]).encode()
+    root = str(Path(vaegis.__file__).resolve().parents[2]).encode()
     for raw in made.graphs.values():
         assert not [word for word in (root, b"site-packages", b'.py", line', b"pkg.torch", b"namespace") if word in raw]
 

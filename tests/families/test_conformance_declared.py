@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from conforming import CASES, agree, at, batches, fresh, outputs, reaches_every_parameter, session, spread_of, through
-from toy_data import clean
 
-from models.errors import Refusal
-from models.families import FAMILIES, Conditioned
-from training.export import export
+from toy_data import clean
+from vaegis.models.errors import Refusal
+from vaegis.models.families import FAMILIES, Conditioned
+from vaegis.training.export import export
 
 GAPPY = [(name, kind) for name, kind in CASES if kind != "image" and FAMILIES[name].takes_missing]
 

@@ -5,7 +5,7 @@ from scipy.spatial.distance import mahalanobis
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 
-from models.families.densities import COMPONENTS, Gaussian, Mixture
+from vaegis.models.families.densities import COMPONENTS, Gaussian, Mixture
 
 
 def correlated(n, seed):

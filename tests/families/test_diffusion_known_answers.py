@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from toy_data import SPECS, InMemory, clean
 
-from models.errors import Refusal
-from models.families import Progress, make
-from models.families.denoiser import Classifier
-from models.families.diffusion import Diffusion
-from models.families.relations import TABLE_RIDGE
-from models.families.schedules import SCHEDULES, Schedule
-from models.spec import ImageSpec, VectorSpec
-from training.fit import FitOptions, fit
-from training.splits import Split
+from toy_data import SPECS, InMemory, clean
+from vaegis.models.errors import Refusal
+from vaegis.models.families import Progress, make
+from vaegis.models.families.denoiser import Classifier
+from vaegis.models.families.diffusion import Diffusion
+from vaegis.models.families.relations import TABLE_RIDGE
+from vaegis.models.families.schedules import SCHEDULES, Schedule
+from vaegis.models.spec import ImageSpec, VectorSpec
+from vaegis.training.fit import FitOptions, fit
+from vaegis.training.splits import Split
 
 TABLE = {"diffusion": Diffusion}
 

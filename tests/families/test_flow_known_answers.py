@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
-from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 
-from models.errors import Refusal
-from models.families import Progress
-from models.families.coupling import MultiScale, squeeze, unsqueeze
-from models.families.flow import Flow, Vectors
-from models.families.layers import smooth
-from models.spec import ImageSpec, SeriesSpec, VectorSpec
+from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
+from vaegis.models.errors import Refusal
+from vaegis.models.families import Progress
+from vaegis.models.families.coupling import MultiScale, squeeze, unsqueeze
+from vaegis.models.families.flow import Flow, Vectors
+from vaegis.models.families.layers import smooth
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 
 SHAPES = [(1, 6, 7), (3, 4, 4), (2, 5), (1, 8)]  # (C, H, W) or (C, T); sides that divide by four and that do not
 

@@ -3,10 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from toy_data import SMALL, SPECS
 
-from models.families import FAMILIES, make
-from models.families.fusion import LEAST_SPREAD, Fusion
+from toy_data import SMALL, SPECS
+from vaegis.models.families import FAMILIES, make
+from vaegis.models.families.fusion import LEAST_SPREAD, Fusion
 
 TERMS = {"error": "log", "nats": "linear"}
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toy_data import SPECS, InMemory, clean, vectors
 
-from models.errors import Refusal
-from models.families import Progress, make
-from models.families.adversarial import (
+from toy_data import SPECS, InMemory, clean, vectors
+from vaegis.models.errors import Refusal
+from vaegis.models.families import Progress, make
+from vaegis.models.families.adversarial import (
     Discriminator,
     discriminator_loss,
     generator_loss,
@@ -18,9 +18,9 @@ from models.families.adversarial import (
     lost,
     untracked,
 )
-from models.families.gan import GAN
-from training.fit import FitOptions, fit
-from training.splits import Split
+from vaegis.models.families.gan import GAN
+from vaegis.training.fit import FitOptions, fit
+from vaegis.training.splits import Split
 
 TABLE = {"gan": GAN}
 REAL, FAKE = torch.tensor([0.0, 2.0]), torch.tensor([-3.0, 0.5])

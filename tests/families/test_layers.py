@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import correlate1d
-from toy_data import SPECS, clean
 
-from models.families.layers import (
+from toy_data import SPECS, clean
+from vaegis.models.families.layers import (
     ConvDecoder,
     ConvEncoder,
     from_channels,
@@ -14,7 +14,7 @@ from models.families.layers import (
     smooth,
     to_channels,
 )
-from models.spec import ImageSpec, SeriesSpec
+from vaegis.models.spec import ImageSpec, SeriesSpec
 
 
 @pytest.mark.parametrize("kind", SPECS)

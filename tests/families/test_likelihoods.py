@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import distributions as law
 
-from models.errors import Refusal
-from models.families.likelihoods import UNSEEN, Bernoulli, LocationScale, Table, likelihood_for
-from models.spec import ImageSpec, VectorSpec
+from vaegis.models.errors import Refusal
+from vaegis.models.families.likelihoods import UNSEEN, Bernoulli, LocationScale, Table, likelihood_for
+from vaegis.models.spec import ImageSpec, VectorSpec
 
 SPEC = VectorSpec(("a", "b", "c", "d"))
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture as Known
-from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 
-from models.errors import Refusal
-from models.families.mixture import GaussianMixture
-from models.spec import VectorSpec
+from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
+from vaegis.models.errors import Refusal
+from vaegis.models.families.mixture import GaussianMixture
+from vaegis.models.spec import VectorSpec
 
 
 def batches(x, size=64):

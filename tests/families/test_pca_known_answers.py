@@ -8,12 +8,12 @@ import torch
 from scipy.linalg import subspace_angles
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA as Known
-from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 
-from models.errors import Refusal
-from models.families.pca import PCA, eliminated
-from models.families.principal import WHOLE_MOST, Principal
-from models.spec import ImageSpec, SeriesSpec, VectorSpec
+from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
+from vaegis.models.errors import Refusal
+from vaegis.models.families.pca import PCA, eliminated
+from vaegis.models.families.principal import WHOLE_MOST, Principal
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 
 
 def batches(x, size=64):

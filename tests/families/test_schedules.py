@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.families.schedules import SCHEDULES, Schedule, alpha_bar
+from vaegis.models.families.schedules import SCHEDULES, Schedule, alpha_bar
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

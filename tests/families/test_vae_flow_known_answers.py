@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch import distributions as law
-from toy_data import VECTORS, clean
 
-from models.errors import Refusal
-from models.families import Progress
-from models.families.hybrids import VAEFlow
+from toy_data import VECTORS, clean
+from vaegis.models.errors import Refusal
+from vaegis.models.families import Progress
+from vaegis.models.families.hybrids import VAEFlow
 
 
 def batches(x):

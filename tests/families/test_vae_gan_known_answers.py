@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from toy_data import SPECS, clean
 
-from models.errors import Refusal
-from models.families import Progress, make
-from models.families.adversarial import LOST_EPOCHS
-from models.families.hybrids import BLUR, VAEGAN
-from models.families.vae import VAE
+from toy_data import SPECS, clean
+from vaegis.models.errors import Refusal
+from vaegis.models.families import Progress, make
+from vaegis.models.families.adversarial import LOST_EPOCHS
+from vaegis.models.families.hybrids import BLUR, VAEGAN
+from vaegis.models.families.vae import VAE
 
 TABLE = {"vae": VAE, "vae_gan": VAEGAN}
 

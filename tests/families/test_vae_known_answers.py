@@ -11,14 +11,14 @@ from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 from torch import distributions as law
 from torch import nn
-from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 
-from models.errors import Refusal
-from models.families import Progress
-from models.families.layers import from_channels, smooth, to_channels
-from models.families.relations import IMAGE_SHRINK, RELATED_MOST, TABLE_RIDGE
-from models.families.vae import RIDGE, VAE
-from models.spec import VectorSpec
+from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
+from vaegis.models.errors import Refusal
+from vaegis.models.families import Progress
+from vaegis.models.families.layers import from_channels, smooth, to_channels
+from vaegis.models.families.relations import IMAGE_SHRINK, RELATED_MOST, TABLE_RIDGE
+from vaegis.models.families.vae import RIDGE, VAE
+from vaegis.models.spec import VectorSpec
 
 
 def batches(x):

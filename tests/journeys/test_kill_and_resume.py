@@ -9,10 +9,11 @@ import time
 
 import numpy as np
 import pytest
+
 from toy_data import vectors
 
 pytestmark = pytest.mark.slow
-VAEGIS = [sys.executable, "-c", "from service.cli import main; main()"]
+VAEGIS = [sys.executable, "-c", "from vaegis.service.cli import main; main()"]
 
 
 def heeding():

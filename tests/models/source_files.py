@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.sources import SourceOptions, open_source
+from vaegis.models.sources import SourceOptions, open_source
 
 RNG = np.random.default_rng(0)
 

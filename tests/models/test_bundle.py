@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from toy_data import IMAGES, VECTORS, constant, mean_graph
 
-from models.bundle import FORMAT, MANIFEST, identity, open_bundle, refuse_external_data, write_bundle
-from models.calibration import calibrate, to_bytes
-from models.errors import Conflict, Damaged, NotFound, Refusal
-from models.spec import to_json
+from toy_data import IMAGES, VECTORS, constant, mean_graph
+from vaegis.models.bundle import FORMAT, MANIFEST, identity, open_bundle, refuse_external_data, write_bundle
+from vaegis.models.calibration import calibrate, to_bytes
+from vaegis.models.errors import Conflict, Damaged, NotFound, Refusal
+from vaegis.models.spec import to_json
 
 CALIBRATION = to_bytes(calibrate({"score": np.arange(50.0)}, None, None, (0.0, 1.0)))
 
@@ -321,7 +321,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(folder):
         from pathlib import Path
         sys.path.insert(0, sys.argv[2])
         from test_bundle import write
-        from models.errors import Refusal
+        from vaegis.models.errors import Refusal
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom, genpareto
 
-from models.calibration import (
+from vaegis.models.calibration import (
     ALL,
     Reference,
     Tail,
@@ -16,7 +16,7 @@ from models.calibration import (
     smallest_alpha,
     to_bytes,
 )
-from models.errors import Damaged, Refusal
+from vaegis.models.errors import Damaged, Refusal
 
 
 def calibrated(values, groups=None, effective=None):

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from models.blocks import Block
-from models.errors import Malformed, Refusal
-from models.inputs import InputOptions, blocks, declare, from_json, infer_spec, load
-from models.inputs.conditions import with_conditions
-from models.sources import SourceOptions, open_source
-from models.sources.conditions import read_conditions
-from models.spec import ImageSpec, SeriesSpec, VectorSpec, to_json
-from models.spec import from_json as spec_from_json
+from vaegis.models.blocks import Block
+from vaegis.models.errors import Malformed, Refusal
+from vaegis.models.inputs import InputOptions, blocks, declare, from_json, infer_spec, load
+from vaegis.models.inputs.conditions import with_conditions
+from vaegis.models.sources import SourceOptions, open_source
+from vaegis.models.sources.conditions import read_conditions
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec, to_json
+from vaegis.models.spec import from_json as spec_from_json
 
 VECTOR = VectorSpec(columns=("a", "b"), conditions=("A", "B"))
 SERIES = SeriesSpec(columns=("a",), window=3, conditions=("A", "B"))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.events import Debounce, Event
+from vaegis.models.events import Debounce, Event
 
 
 def events(marks, k=3, n=5, scores=None, channels=None):

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from source_files import folder, noise, opened, save
 
-from models.errors import Refusal
-from models.inputs import InputOptions, blocks, infer_spec, load, read_roi, roi_digest
-from models.inputs.images import tile_starts
-from models.pixels import Unreadable, conform, decode, probe, read
-from models.spec import ImageSpec, from_json, to_json
+from vaegis.models.errors import Refusal
+from vaegis.models.inputs import InputOptions, blocks, infer_spec, load, read_roi, roi_digest
+from vaegis.models.inputs.images import tile_starts
+from vaegis.models.pixels import Unreadable, conform, decode, probe, read
+from vaegis.models.spec import ImageSpec, from_json, to_json
 
 
 def encoded(image: Image.Image, form: str = "PNG", **save) -> bytes:

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.errors import Malformed, Refusal, TooLarge
-from models.inputs import Limits, from_arrow, from_files
-from models.spec import VectorSpec
+from vaegis.models.errors import Malformed, Refusal, TooLarge
+from vaegis.models.inputs import Limits, from_arrow, from_files
+from vaegis.models.spec import VectorSpec
 
 SPEC = VectorSpec(("a", "b"))
 

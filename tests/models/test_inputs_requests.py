@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from models.errors import Malformed, Refusal, TooLarge, UnsupportedType
-from models.inputs import Limits, from_arrow, from_files, from_json, from_npy, from_raw
-from models.inputs.images import roi_digest
-from models.spec import ImageSpec, SeriesSpec, VectorSpec
+from vaegis.models.errors import Malformed, Refusal, TooLarge, UnsupportedType
+from vaegis.models.inputs import Limits, from_arrow, from_files, from_json, from_npy, from_raw
+from vaegis.models.inputs.images import roi_digest
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 
 RNG = np.random.default_rng(0)
 GREY = ImageSpec(16, 20, 1)

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from source_files import RNG, csv, opened, stamp
 
-from models.errors import Refusal
-from models.inputs import InputOptions, blocks, infer_spec, load
-from models.inputs.infer import default_window
-from models.inputs.rows import Rows, match_columns
-from models.inputs.windows import series_blocks, window_starts
-from models.spec import SeriesSpec, VectorSpec
+from vaegis.models.errors import Refusal
+from vaegis.models.inputs import InputOptions, blocks, infer_spec, load
+from vaegis.models.inputs.infer import default_window
+from vaegis.models.inputs.rows import Rows, match_columns
+from vaegis.models.inputs.windows import series_blocks, window_starts
+from vaegis.models.spec import SeriesSpec, VectorSpec
 
 
 def brute(values: np.ndarray, window: int, stride: int):

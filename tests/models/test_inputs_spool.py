@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from source_files import folder, opened, save
 
-from models.errors import Refusal
-from models.inputs import InputOptions, blocks, infer_spec, load
-from models.spec import ImageSpec
+from vaegis.models.errors import Refusal
+from vaegis.models.inputs import InputOptions, blocks, infer_spec, load
+from vaegis.models.spec import ImageSpec
 
 
 def test_a_spool_holds_what_can_be_read_and_names_the_rest(tmp_path):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from source_files import RNG, csv, opened
 
-from models.errors import Refusal
-from models.inputs import InputOptions, blocks, infer_spec, load
-from models.spec import VectorSpec
+from vaegis.models.errors import Refusal
+from vaegis.models.inputs import InputOptions, blocks, infer_spec, load
+from vaegis.models.spec import VectorSpec
 
 
 def test_vectors_are_judged_one_by_one(tmp_path):

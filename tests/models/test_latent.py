@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from toy_latents import IMAGE, RECIPES, SERIES, VECTOR, axes, bundle_of, coder_graphs, sampler, stepper
 
-from models.errors import Refusal
-from models.latent import Coder, combine, impute, interpolate, linear_probe, parse_arith, plane_of, traverse
-from models.latent.coder import told_of
+from toy_latents import IMAGE, RECIPES, SERIES, VECTOR, axes, bundle_of, coder_graphs, sampler, stepper
+from vaegis.models.errors import Refusal
+from vaegis.models.latent import Coder, combine, impute, interpolate, linear_probe, parse_arith, plane_of, traverse
+from vaegis.models.latent.coder import told_of
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_nothing_missing_changes_nothing(coder):
 
 
 def test_what_does_not_settle_is_named(coder, monkeypatch):
-    monkeypatch.setattr("models.latent.gaps.ROUNDS", 1)
+    monkeypatch.setattr("vaegis.models.latent.gaps.ROUNDS", 1)
     x, _ = on_plane(VECTOR, 3)
     x[0, 3] = np.nan
     done = impute(coder(VECTOR), x, np.isnan(x))

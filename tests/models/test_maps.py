@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.maps import PALETTE, colour, to_png
+from vaegis.models.maps import PALETTE, colour, to_png
 
 
 def test_the_scale_is_fixed_and_ends_at_three_times_its_span():

@@ -3,14 +3,14 @@ import logging
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from toy_data import constant, mean_graph, onnx_bytes
 
-from models.blocks import Block, plain
-from models.bundle import write_bundle
-from models.calibration import calibrate, decide, to_bytes
-from models.errors import Refusal
-from models.scorer import Graph, Scorer, sample_maps, strongest
-from models.spec import ImageSpec, SeriesSpec, VectorSpec, to_json
+from toy_data import constant, mean_graph, onnx_bytes
+from vaegis.models.blocks import Block, plain
+from vaegis.models.bundle import write_bundle
+from vaegis.models.calibration import calibrate, decide, to_bytes
+from vaegis.models.errors import Refusal
+from vaegis.models.scorer import Graph, Scorer, sample_maps, strongest
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec, to_json
 
 TILES = ImageSpec(height=2, width=2, channels=1, tile=True, overlap=1)
 SERIES = SeriesSpec(("speed", "flow"), window=3)
@@ -226,7 +226,7 @@ def test_the_strongest_part_by_hand():
 
 
 def without_gpu():
-    from models.sessions import has_gpu
+    from vaegis.models.sessions import has_gpu
 
     return not has_gpu()
 

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from models.errors import Refusal
-from models.inputs import from_npy
-from models.sources import SourceOptions, as_kind, open_source, parse_rows, read_labels
-from models.sources.images import grouping
-from models.sources.tables import detect_separator, roles
-from models.spec import VectorSpec
+from vaegis.models.errors import Refusal
+from vaegis.models.inputs import from_npy
+from vaegis.models.sources import SourceOptions, as_kind, open_source, parse_rows, read_labels
+from vaegis.models.sources.images import grouping
+from vaegis.models.sources.tables import detect_separator, roles
+from vaegis.models.spec import VectorSpec
 
 
 def picture(path: Path, value: int = 0, size: tuple[int, int] = (20, 20)) -> None:
@@ -132,7 +132,7 @@ def test_the_key_is_the_one_named_else_x_else_the_first(tmp_path):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_arrays_come_back_as_saved_and_sliced(tmp_path, save, order, monkeypatch):
-    monkeypatch.setattr("models.sources.arrays.CHUNK", 1000)  # several chunks of a small array
+    monkeypatch.setattr("vaegis.models.sources.arrays.CHUNK", 1000)  # several chunks of a small array
     x = np.asarray(np.random.default_rng(0).normal(size=(300, 7)), order=order)
     save(tmp_path / "a.npz", x=x)
     np.save(tmp_path / "a.npy", x)

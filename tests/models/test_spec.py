@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from models.errors import Damaged
-from models.spec import ImageSpec, SeriesSpec, VectorSpec, describe, from_json, to_json
+from vaegis.models.errors import Damaged
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec, describe, from_json, to_json
 
 SPECS = [
     ImageSpec(24, 32, 3, 16, "resize", False, 0, "ab" * 32, ("rotation", "noise"), "folder", "refuse"),

@@ -6,8 +6,8 @@ from http_server import serving
 from postgresql import missing, postgresql
 from toy_bundles import IMAGE, SERIES, VECTOR, toy_bundle
 
-from service.settings import Settings
-from service.store.registry import Registry
+from vaegis.service.settings import Settings
+from vaegis.service.store.registry import Registry
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,9 +9,9 @@ import time
 
 import uvicorn
 
-from service.app import create_app
-from service.protocol import deadlines
-from service.settings import Settings
+from vaegis.service.app import create_app
+from vaegis.service.protocol import deadlines
+from vaegis.service.settings import Settings
 
 OCTETS, JSON, NPY = "application/octet-stream", "application/json", "application/x-npy"
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from http_server import JSON, OCTETS, bearer, serving, until
 
-from models.errors import Refusal
-from service.ratelimit import Rates, SharedBuckets, TooMany
-from service.settings import Settings
-from service.store.keys import SCOPES, Keys
-from service.store.registry import Registry
-from service.tls import certificate
+from vaegis.models.errors import Refusal
+from vaegis.service.ratelimit import Rates, SharedBuckets, TooMany
+from vaegis.service.settings import Settings
+from vaegis.service.store.keys import SCOPES, Keys
+from vaegis.service.store.registry import Registry
+from vaegis.service.tls import certificate
 
 X = bytes([100] * 16)
 VAEGIS = Path(sys.executable).parent / "vaegis"
@@ -115,7 +115,7 @@ def test_several_processes_share_a_bucket(tmp_path):
     for i in range(SharedBuckets.SLOTS + 100):  # more keys than there are slots: one may be forgotten, none is refused
         one.admit(f"key-{i}", 10.0)
     code = (
-        "import sys; from pathlib import Path; from service.ratelimit import *;"
+        "import sys; from pathlib import Path; from vaegis.service.ratelimit import *;"
         "Rates(0.0, SharedBuckets(Path(sys.argv[1])), lambda: 7.0).charge('other', 10.0, 31)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "rates"], check=True)

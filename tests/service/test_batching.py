@@ -14,12 +14,12 @@ from http_server import JSON, OCTETS, serving, until
 from starlette.requests import ClientDisconnect
 from toy_bundles import toy_bundle
 
-from models.blocks import plain
-from models.scorer import Pace, Scorer
-from service.batching import Batcher
-from service.errors import Full
-from service.routes.thin import attended
-from service.state import Admission
+from vaegis.models.blocks import plain
+from vaegis.models.scorer import Pace, Scorer
+from vaegis.service.batching import Batcher
+from vaegis.service.errors import Full
+from vaegis.service.routes.thin import attended
+from vaegis.service.state import Admission
 
 rng = np.random.default_rng(0)
 

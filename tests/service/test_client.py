@@ -15,10 +15,10 @@ from http_server import OCTETS, serving
 from PIL import Image
 from toy_bundles import calibration_scores
 
-from service.client import AsyncClient, Client, Problem, Retries, ServiceError, Unreachable
-from service.client.calls import attempts, models
-from service.store.keys import Keys
-from service.store.registry import Registry
+from vaegis.service.client import AsyncClient, Client, Problem, Retries, ServiceError, Unreachable
+from vaegis.service.client.calls import attempts, models
+from vaegis.service.store.keys import Keys
+from vaegis.service.store.registry import Registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 rng = np.random.default_rng(0)
@@ -298,7 +298,7 @@ def test_when_to_come_back_may_be_a_date():
 
 def test_it_needs_nothing_that_runs_models():
     barred = "{'torch', 'onnxruntime', 'models', 'fastapi', 'pyarrow', 'sqlalchemy'}"
-    code = f"import sys, service.client; sys.exit(sorted({barred} & set(sys.modules)) or 0)"
+    code = f"import sys, vaegis.service.client; sys.exit(sorted({barred} & set(sys.modules)) or 0)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

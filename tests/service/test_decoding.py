@@ -16,13 +16,13 @@ import pytest
 from http_server import multipart, serving
 from PIL import Image
 
-from models.errors import Refusal, TooLarge
-from models.inputs import Limits, from_files, from_json
-from models.inputs.uploads import read_here
-from models.pixels import Unreadable
-from models.spec import ImageSpec
-from service.decoding import Decoders
-from service.errors import Late
+from vaegis.models.errors import Refusal, TooLarge
+from vaegis.models.inputs import Limits, from_files, from_json
+from vaegis.models.inputs.uploads import read_here
+from vaegis.models.pixels import Unreadable
+from vaegis.models.spec import ImageSpec
+from vaegis.service.decoding import Decoders
+from vaegis.service.errors import Late
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 RNG = np.random.default_rng(0)
@@ -77,7 +77,7 @@ def children():
         with contextlib.suppress(OSError):  # it ended meanwhile
             state, parent = (process / "stat").read_text().rsplit(")", 1)[1].split()[:2]
             ours = int(parent) == os.getpid() and state != "Z" and int(process.name) not in OTHERS
-            if ours and b"service.decoder" in (process / "cmdline").read_bytes():
+            if ours and b"vaegis.service.decoder" in (process / "cmdline").read_bytes():
                 found.append(int(process.name))
     return found
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from toy_bundles import IMAGE, SERIES, graph
 
-from models import bound as bounds
-from models import sessions
-from models.bound import Bound, open_graph
-from models.errors import Refusal
-from models.sessions import Cuda, has_gpu, open_session, placed
+from vaegis.models import bound as bounds
+from vaegis.models import sessions
+from vaegis.models.bound import Bound, open_graph
+from vaegis.models.errors import Refusal
+from vaegis.models.sessions import Cuda, has_gpu, open_session, placed
 
 NAMES = ["score", "reconstruction_error", "map"]
 

@@ -7,13 +7,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from toy_bundles import IMAGE, graph
 
-from models.blocks import plain
-from models.bundle import write_bundle
-from models.calibration import calibrate, decide, to_bytes
-from models.errors import Refusal
-from models.half import half_bundle, halved
-from models.scorer import Scorer
-from models.spec import VectorSpec, to_json
+from vaegis.models.blocks import plain
+from vaegis.models.bundle import write_bundle
+from vaegis.models.calibration import calibrate, decide, to_bytes
+from vaegis.models.errors import Refusal
+from vaegis.models.half import half_bundle, halved
+from vaegis.models.scorer import Scorer
+from vaegis.models.spec import VectorSpec, to_json
 
 SPEC = VectorSpec(columns=("a", "b", "c", "d"))
 RNG = np.random.default_rng(0)

@@ -136,7 +136,7 @@ def test_slow_bodies_are_cut_off(settings):
 
 
 def test_bodies_below_the_least_rate_are_cut_off(settings, monkeypatch):
-    monkeypatch.setattr("service.protocol.GRACE_SECONDS", 0.3)
+    monkeypatch.setattr("vaegis.service.protocol.GRACE_SECONDS", 0.3)
     settings = settings.model_copy(update={"body_bytes_per_second": 100_000.0})
     with serving(settings) as client:
         with connected(client) as wire:
@@ -148,7 +148,7 @@ def test_bodies_below_the_least_rate_are_cut_off(settings, monkeypatch):
 
 def test_a_body_after_its_answer_has_little_time(settings, monkeypatch):
     """The answer came before the body was read: the rest is not waited for."""
-    monkeypatch.setattr("service.protocol.GRACE_SECONDS", 0.3)
+    monkeypatch.setattr("vaegis.service.protocol.GRACE_SECONDS", 0.3)
     with serving(settings) as client:
         with connected(client) as wire:
             wire.sendall(head(16, "text/plain") + X[:2])
@@ -159,7 +159,7 @@ def test_a_body_after_its_answer_has_little_time(settings, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
 def test_answers_that_nobody_reads_are_dropped(settings, monkeypatch):
-    monkeypatch.setattr("service.protocol.GRACE_SECONDS", 0.3)
+    monkeypatch.setattr("vaegis.service.protocol.GRACE_SECONDS", 0.3)
     with serving(settings) as client:
         wire = socket.socket()
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

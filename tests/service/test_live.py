@@ -4,12 +4,12 @@ from collections import Counter
 import pytest
 from toy_bundles import IMAGE, toy_bundle
 
-from models.errors import NotFound, Refusal
-from service.errors import Unloaded
-from service.live import Live
-from service.opened import TooBig
-from service.store.registry import Registry
-from service.store.servings import Servings
+from vaegis.models.errors import NotFound, Refusal
+from vaegis.service.errors import Unloaded
+from vaegis.service.live import Live
+from vaegis.service.opened import TooBig
+from vaegis.service.store.registry import Registry
+from vaegis.service.store.servings import Servings
 
 MUCH = 2**40
 

@@ -7,11 +7,11 @@ import pytest
 from http_server import serving
 from oip_requests import GOOD, HEADER, IMAGES, P_VALUES, SCORES, check, infer, m, outputs, rng, tensor
 from toy_bundles import VECTOR, toy_bundle
-from toy_data import recipes
 
-from models.spec import ImageSpec, VectorSpec
-from service.settings import Settings
-from service.store.registry import Registry
+from toy_data import recipes
+from vaegis.models.spec import ImageSpec, VectorSpec
+from vaegis.service.settings import Settings
+from vaegis.service.store.registry import Registry
 
 
 def test_server_and_models_tell_what_they_are(client):

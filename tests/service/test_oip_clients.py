@@ -11,8 +11,8 @@ import pytest
 from http_server import serving
 from toy_bundles import calibration_scores
 
-from service.store.keys import Keys
-from service.store.registry import Registry
+from vaegis.service.store.keys import Keys
+from vaegis.service.store.registry import Registry
 
 HERE = Path(__file__).parent
 PINS = HERE / "oip_clients.txt"

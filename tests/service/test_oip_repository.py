@@ -7,8 +7,8 @@ import pytest
 from http_server import serving
 from oip_requests import GOOD, check, infer, m, outputs, tensor
 
-from service.store.keys import Keys
-from service.store.registry import Registry
+from vaegis.service.store.keys import Keys
+from vaegis.service.store.registry import Registry
 
 
 @pytest.fixture(scope="module")

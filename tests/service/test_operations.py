@@ -9,12 +9,12 @@ import pytest
 from http_server import JSON, OCTETS, multipart, serving, until
 from toy_bundles import IMAGE, toy_bundle
 
-from models.errors import Refusal
-from service.app import create_app
-from service.auth import check_exposure, is_loopback
-from service.settings import Settings, documented, read_settings
-from service.store.keys import Keys
-from service.store.registry import Registry
+from vaegis.models.errors import Refusal
+from vaegis.service.app import create_app
+from vaegis.service.auth import check_exposure, is_loopback
+from vaegis.service.settings import Settings, documented, read_settings
+from vaegis.service.store.keys import Keys
+from vaegis.service.store.registry import Registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 X = bytes([100] * 16)

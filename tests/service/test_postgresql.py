@@ -4,8 +4,8 @@ import numpy as np
 from http_server import JSON, OCTETS, bearer, serving, until
 from postgresql import postgresql
 
-from service.store.keys import Keys
-from service.store.registry import Registry
+from vaegis.service.store.keys import Keys
+from vaegis.service.store.registry import Registry
 
 X = np.full((1, 4, 4, 1), 110, np.uint8).tobytes()
 

@@ -22,7 +22,7 @@ class Blocked:
         if name.split(".")[0] in {"torch", "sklearn", "scipy", "matplotlib", "lightning_fabric", "training"}:
             raise ImportError(f"{name} must not be imported by the service")
 sys.meta_path.insert(0, Blocked())
-from service.cli import main
+from vaegis.service.cli import main
 sys.argv = ["vaegis", *sys.argv[1:]]
 main()
 """
@@ -153,7 +153,7 @@ def test_models_and_keys_by_the_command_line(toys, tmp_path):
 
 def test_an_unexpected_failure_is_a_sentence_unless_asked_for(tmp_path):
     (tmp_path / "file").write_text("")
-    code = "import service.cli as c; c.build = lambda: 1 / 0; c.main()"
+    code = "import vaegis.service.cli as c; c.build = lambda: 1 / 0; c.main()"
     for debug, shown in (("", False), ("1", True)):
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "VAEGIS_DEBUG": debug}

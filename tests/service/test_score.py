@@ -12,8 +12,8 @@ from http_server import JSON, NPY, OCTETS, multipart
 from PIL import Image
 from toy_bundles import calibration_scores
 
-from models.calibration import fit_tail
-from models.maps import to_png
+from vaegis.models.calibration import fit_tail
+from vaegis.models.maps import to_png
 
 rng = np.random.default_rng(0)
 IMAGES = rng.integers(80, 121, (5, 4, 4, 1), dtype=np.uint8)

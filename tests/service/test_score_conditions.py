@@ -5,10 +5,10 @@ import io
 import numpy as np
 import pytest
 from http_server import NPY, OCTETS, serving
-from toy_data import recipes
 
-from service.settings import Settings
-from service.store.registry import Registry
+from toy_data import recipes
+from vaegis.service.settings import Settings
+from vaegis.service.store.registry import Registry
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import pytest
 from http_server import JSON, serving, until
 from toy_bundles import VECTOR, toy_bundle
 
-from models.blocks import plain
-from models.calibration import decide
-from service.live import Live
-from service.shadow import Shadows, compare, correlation
-from service.store.registry import Registry
-from service.store.servings import Servings
+from vaegis.models.blocks import plain
+from vaegis.models.calibration import decide
+from vaegis.service.live import Live
+from vaegis.service.shadow import Shadows, compare, correlation
+from vaegis.service.store.registry import Registry
+from vaegis.service.store.servings import Servings
 
 PUT = {"Content-Type": JSON}
 

@@ -9,11 +9,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from toy_bundles import VECTOR, toy_bundle
 
-from models.errors import Conflict, Damaged, NotFound, Refusal
-from service.settings import Settings
-from service.store import database
-from service.store.registry import Registry, check_name
-from service.store.schema import Table
+from vaegis.models.errors import Conflict, Damaged, NotFound, Refusal
+from vaegis.service.settings import Settings
+from vaegis.service.store import database
+from vaegis.service.store.registry import Registry, check_name
+from vaegis.service.store.schema import Table
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -140,8 +140,8 @@ def test_two_processes_open_and_register_at_once(settings, tmp_path):
     for i in range(4):
         toy_bundle(tmp_path / str(i), VECTOR, doc=str(i))
     code = (
-        "import sys; from pathlib import Path; from service.settings import Settings\n"
-        "from service.store.registry import Registry\n"
+        "import sys; from pathlib import Path; from vaegis.service.settings import Settings\n"
+        "from vaegis.service.store.registry import Registry\n"
         "r = Registry.open(Settings(home=Path(sys.argv[1]), store_url=sys.argv[3]))\n"
         "print(r.add('m', Path(sys.argv[2])).version)"
     )

@@ -8,8 +8,8 @@ import pytest
 from http_server import OCTETS, serving, until
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from models.errors import Refusal
-from service.tracing import provider
+from vaegis.models.errors import Refusal
+from vaegis.service.tracing import provider
 
 X = bytes([100] * 16)
 

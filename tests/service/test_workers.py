@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from http_server import OCTETS, Client, until
 
-from service.store.registry import Registry
-from service.store.servings import Servings
+from vaegis.service.store.registry import Registry
+from vaegis.service.store.servings import Servings
 
 VAEGIS = Path(sys.executable).parent / "vaegis"
 PATH = "/v1/models/image/score"

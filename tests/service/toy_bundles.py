@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.bundle import Bundle, write_bundle
-from models.calibration import calibrate, to_bytes
-from models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec, to_json
+from vaegis.models.bundle import Bundle, write_bundle
+from vaegis.models.calibration import calibrate, to_bytes
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec, to_json
 
 IMAGE = ImageSpec(height=4, width=4, channels=1)
 SERIES = SeriesSpec(columns=("speed", "flow"), window=4)

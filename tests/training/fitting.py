@@ -1,11 +1,11 @@
 """What the tests of the training loop share."""
 
 import numpy as np
-from toy_data import InMemory
 
-from models.spec import VectorSpec
-from training.fit import FitOptions
-from training.splits import Split
+from toy_data import InMemory
+from vaegis.models.spec import VectorSpec
+from vaegis.training.fit import FitOptions
+from vaegis.training.splits import Split
 
 ONE = VectorSpec(("x",))
 

@@ -3,10 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from toy_data import IMAGES, SERIES, VECTORS, clean
 
-from models.spec import INVARIANCES, ImageSpec
-from training.augment import GAIN, NOISE, OFFSET, augment
+from toy_data import IMAGES, SERIES, VECTORS, clean
+from vaegis.models.spec import INVARIANCES, ImageSpec
+from vaegis.training.augment import GAIN, NOISE, OFFSET, augment
 
 SPECS = {"image": IMAGES, "series": SERIES, "vector": VECTORS}
 

@@ -6,8 +6,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from models.errors import Refusal
-from training.checkpoint import State, load, save
+from vaegis.models.errors import Refusal
+from vaegis.training.checkpoint import State, load, save
 
 CPU = torch.device("cpu")
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from models.errors import Conflict, Refusal
-from models.families import FAMILIES
-from models.sources import SourceOptions
-from training.compare import Candidate, Labelled, choose, compare, examples, named, standing, sweep
-from training.fit import FitOptions
-from training.pipeline import Request, Watch
-from training.report.comparison import COLUMNS, cells, page
+from vaegis.models.errors import Conflict, Refusal
+from vaegis.models.families import FAMILIES
+from vaegis.models.sources import SourceOptions
+from vaegis.training.compare import Candidate, Labelled, choose, compare, examples, named, standing, sweep
+from vaegis.training.fit import FitOptions
+from vaegis.training.pipeline import Request, Watch
+from vaegis.training.report.comparison import COLUMNS, cells, page
 
 
 def request(sources, out, **changed):
@@ -74,7 +74,7 @@ def test_figures_are_those_of_the_bundles(compared, sources):
 
 
 def through(bundle, x):
-    from models.scorer import Graph
+    from vaegis.models.scorer import Graph
 
     return Graph(bundle.read("score.onnx"), bundle.spec, "cpu").run(x)["score"]
 
@@ -95,7 +95,7 @@ def test_the_page_fetches_nothing_and_shows_every_family(compared):
 
 
 def test_a_family_without_figures_has_dashes():
-    from training.compare import Entry
+    from vaegis.training.compare import Entry
 
     assert cells(Entry("pca", None, None, "why")) == ("pca", *["–"] * (len(COLUMNS) - 1))
 
@@ -123,7 +123,7 @@ def test_all_are_given_one_budget(sources, tmp_path, monkeypatch):
         seen.append((asked.family, asked.options.steps))
         raise Refusal("only looking")
 
-    monkeypatch.setattr("training.compare.run", noted)
+    monkeypatch.setattr("vaegis.training.compare.run", noted)
     for options, steps in ((FitOptions(), 3000), (FitOptions(steps=7), 7)):
         with pytest.raises(Refusal, match="could be fitted. vae: only looking"):
             compare(request(sources, tmp_path / "a", options=options), ("vae", "pca"), None, Watch())
@@ -133,7 +133,7 @@ def test_all_are_given_one_budget(sources, tmp_path, monkeypatch):
 
 def test_a_label_that_is_missing_is_said_beside_the_figures(compared, sources, tmp_path):
     """The fit is not lost for it."""
-    from training.compare import evaluated
+    from vaegis.training.compare import evaluated
 
     (tmp_path / "labels.csv").write_text("item,index,label\nvector-test.npz,0,0\n")
     test = Labelled(sources / "vector-test.npz", str(tmp_path / "labels.csv"), SourceOptions())

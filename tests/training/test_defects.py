@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.defects import DEFECTS, made
+from vaegis.training.defects import DEFECTS, made
 
 RNG = np.random.default_rng(5)
 IMAGES = RNG.integers(40, 200, (30, 24, 20, 1), dtype=np.uint8)

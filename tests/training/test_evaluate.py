@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from models.calibration import Decision, calibrate, decide
-from models.errors import Refusal
-from training.evaluate import evaluate, interval
+from vaegis.models.calibration import Decision, calibrate, decide
+from vaegis.models.errors import Refusal
+from vaegis.training.evaluate import evaluate, interval
 
 BY_SCORE = Decision("score", 0.25, 2.5, False)
 

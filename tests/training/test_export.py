@@ -7,13 +7,13 @@ import pytest
 import torch
 from onnx import helper
 from torch import nn
-from toy_data import clean, constant, mean_graph, onnx_bytes
 from toy_families import Level
 
-from models.errors import Refusal
-from models.families import Evidence, Plan
-from models.spec import VectorSpec
-from training.export import GATE_BATCH, TOLERANCE, export, gate
+from toy_data import clean, constant, mean_graph, onnx_bytes
+from vaegis.models.errors import Refusal
+from vaegis.models.families import Evidence, Plan
+from vaegis.models.spec import VectorSpec
+from vaegis.training.export import GATE_BATCH, TOLERANCE, export, gate
 
 SPEC = VectorSpec(("a", "b"))
 ROWS = np.random.default_rng(0).normal(10, 1, (150, 2)).astype(np.float32)

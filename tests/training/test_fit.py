@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 from fitting import ONE, Stopped, levels, options, state
-from toy_data import SERIES, VECTORS, InMemory, vectors, windows
 from toy_families import BlindToCleanSamples, Broken, Duel, Level, Slope, Statistic, Stuck
 
-from models.errors import Refusal
-from models.families.vae import VAE
-from training.fit import EPOCH_LEAST, FitOptions, Order, fit, looks
-from training.splits import Split
+from toy_data import SERIES, VECTORS, InMemory, vectors, windows
+from vaegis.models.errors import Refusal
+from vaegis.models.families.vae import VAE
+from vaegis.training.fit import EPOCH_LEAST, FitOptions, Order, fit, looks
+from vaegis.training.splits import Split
 
 SAMPLES = InMemory(VECTORS, vectors(200, 1))
 PARTED = Split(np.arange(0, 120), np.arange(120, 150), np.arange(150, 200), 50)

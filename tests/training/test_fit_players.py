@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from fitting import ONE, Stopped, levels, options, state
-from toy_data import InMemory
 from toy_families import Duel, Match, Slope
 
-from models.errors import Refusal
-from models.families import Progress
-from training.fit import fit, generator
-from training.splits import Split
+from toy_data import InMemory
+from vaegis.models.errors import Refusal
+from vaegis.models.families import Progress
+from vaegis.training.fit import fit, generator
+from vaegis.training.splits import Split
 
 
 def match(**arguments):

@@ -5,11 +5,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from scipy.linalg import sqrtm
+
 from toy_data import IMAGES, InMemory, constant
 from toy_latents import VECTOR, coder_graphs
-
-from models.errors import Refusal
-from training.generation import (
+from vaegis.models.errors import Refusal
+from vaegis.training.generation import (
     Nearest,
     Network,
     Seen,
@@ -24,8 +24,8 @@ from training.generation import (
     radius,
     unwritten,
 )
-from training.report.generated import section, table
-from training.splits import split
+from vaegis.training.report.generated import section, table
+from vaegis.training.splits import split
 
 
 def normal(n, seed, size=3):

@@ -4,20 +4,20 @@ import json
 import numpy as np
 import pytest
 import torch
-from toy_data import SMALL, clean, defective, vectors
 
-from models import inputs
-from models.blocks import plain
-from models.bundle import open_bundle
-from models.calibration import decide
-from models.errors import Conflict, Refusal
-from models.families import FAMILIES, Evidence
-from models.families.vae import VAE
-from models.scorer import Graph, Scorer
-from models.sources import SourceOptions, open_source
-from training import export
-from training.fit import FitOptions
-from training.pipeline import Request, Watch, evidence_of, run
+from toy_data import SMALL, clean, defective, vectors
+from vaegis.models import inputs
+from vaegis.models.blocks import plain
+from vaegis.models.bundle import open_bundle
+from vaegis.models.calibration import decide
+from vaegis.models.errors import Conflict, Refusal
+from vaegis.models.families import FAMILIES, Evidence
+from vaegis.models.families.vae import VAE
+from vaegis.models.scorer import Graph, Scorer
+from vaegis.models.sources import SourceOptions, open_source
+from vaegis.training import export
+from vaegis.training.fit import FitOptions
+from vaegis.training.pipeline import Request, Watch, evidence_of, run
 
 
 @pytest.fixture

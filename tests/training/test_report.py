@@ -9,19 +9,19 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from toy_data import InMemory
 
-from models.calibration import ALL, calibrate, decide
-from models.families import FAMILIES, make
-from models.spec import ImageSpec, SeriesSpec, VectorSpec
-from training.export import export
-from training.fit import FitOptions, fit
-from training.report import Facts, build
-from training.report.judgement import percent, warnings
-from training.report.numbers import bits_per_dimension, false_alarm_interval, numbers, plain, settled
-from training.report.panels import Display
-from training.report.seen import Shown, look
-from training.splits import Split, split
+from toy_data import InMemory
+from vaegis.models.calibration import ALL, calibrate, decide
+from vaegis.models.families import FAMILIES, make
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
+from vaegis.training.export import export
+from vaegis.training.fit import FitOptions, fit
+from vaegis.training.report import Facts, build
+from vaegis.training.report.judgement import percent, warnings
+from vaegis.training.report.numbers import bits_per_dimension, false_alarm_interval, numbers, plain, settled
+from vaegis.training.report.panels import Display
+from vaegis.training.report.seen import Shown, look
+from vaegis.training.splits import Split, split
 
 VECTOR = VectorSpec(columns=("a", "b", "c"))
 

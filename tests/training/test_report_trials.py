@@ -9,11 +9,11 @@ from scipy.stats import chi2
 from sklearn.metrics import roc_auc_score
 from test_report import VECTOR, report_of, toy_facts
 
-from models.calibration import decide
-from models.spec import ImageSpec
-from training.defects import DEFECTS, made
-from training.report.judgement import warnings
-from training.report.trials import _within, area, trials
+from vaegis.models.calibration import decide
+from vaegis.models.spec import ImageSpec
+from vaegis.training.defects import DEFECTS, made
+from vaegis.training.report.judgement import warnings
+from vaegis.training.report.trials import _within, area, trials
 
 RNG = np.random.default_rng(9)
 PLAIN = RNG.standard_normal((900, 3)).astype(np.float32)

@@ -2,14 +2,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from toy_data import IMAGES, SERIES, VECTORS, WINDOW, InMemory, digits, pump, vectors, windows
 
-from models import inputs
-from models.errors import Refusal
-from models.inputs import InputOptions
-from models.sources import SourceOptions, open_source
-from models.spec import SeriesSpec
-from training.splits import parts_of, split
+from toy_data import IMAGES, SERIES, VECTORS, WINDOW, InMemory, digits, pump, vectors, windows
+from vaegis.models import inputs
+from vaegis.models.errors import Refusal
+from vaegis.models.inputs import InputOptions
+from vaegis.models.sources import SourceOptions, open_source
+from vaegis.models.spec import SeriesSpec
+from vaegis.training.splits import parts_of, split
 
 
 def rows(n, **more):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from models.families import Evidence, Family, Recipe
+from vaegis.models.families import Evidence, Family, Recipe
 
 
 class Level(Family):

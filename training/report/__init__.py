@@ -40,13 +40,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from training.report import generated
-from training.report.facts import Facts
-from training.report.judgement import warnings
-from training.report.numbers import numbers, plain, settled
-from training.report.page import page
-from training.report.seen import look
-from training.report.trials import table, trials
+from vaegis.training.report import generated
+from vaegis.training.report.facts import Facts
+from vaegis.training.report.judgement import warnings
+from vaegis.training.report.numbers import numbers, plain, settled
+from vaegis.training.report.page import page
+from vaegis.training.report.seen import look
+from vaegis.training.report.trials import table, trials
 
 __all__ = ["Facts", "build"]
 

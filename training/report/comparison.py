@@ -9,15 +9,15 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from models import spec as specs
-from models.bundle import DECODER, ENCODER, SCORE, Bundle
-from models.scorer import Graph
-from models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec
-from training.compare import Entry, Examples, Figures
-from training.report import charts, panels
-from training.report.judgement import number, percent
-from training.report.seen import Coder, Shown
-from training.report.style import CSS
+from vaegis.models import spec as specs
+from vaegis.models.bundle import DECODER, ENCODER, SCORE, Bundle
+from vaegis.models.scorer import Graph
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec
+from vaegis.training.compare import Entry, Examples, Figures
+from vaegis.training.report import charts, panels
+from vaegis.training.report.judgement import number, percent
+from vaegis.training.report.seen import Coder, Shown
+from vaegis.training.report.style import CSS
 
 COLUMNS = (
     "family",

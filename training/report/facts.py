@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.blocks import Samples
-from models.calibration import Calibration, Decision
-from models.spec import InputSpec
-from training.generation import Generation
-from training.splits import Split
+from vaegis.models.blocks import Samples
+from vaegis.models.calibration import Calibration, Decision
+from vaegis.models.spec import InputSpec
+from vaegis.training.generation import Generation
+from vaegis.training.splits import Split
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from training.generation import Figures, Generation
+from vaegis.training.generation import Figures, Generation
 
 # Name, what it says, and what is good.
 ROWS: tuple[tuple[str, str, str], ...] = (

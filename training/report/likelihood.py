@@ -5,9 +5,9 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from training.report import charts
-from training.report.facts import Facts
-from training.report.judgement import number
+from vaegis.training.report import charts
+from vaegis.training.report.facts import Facts
+from vaegis.training.report.judgement import number
 
 
 def section(facts: Facts, n: dict[str, Any]) -> str:

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from models.calibration import ALL
-from models.spec import ImageSpec, SeriesSpec, VectorSpec
-from training.report import charts, generated, likelihood, panels
-from training.report.facts import Facts
-from training.report.judgement import NOUNS, Warned, number, percent, verdict
-from training.report.numbers import USUAL_ALPHA
-from training.report.seen import Seen, Shown, kl_per_unit
-from training.report.style import CSS
-from training.report.trials import Trial, section
+from vaegis.models.calibration import ALL
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
+from vaegis.training.report import charts, generated, likelihood, panels
+from vaegis.training.report.facts import Facts
+from vaegis.training.report.judgement import NOUNS, Warned, number, percent, verdict
+from vaegis.training.report.numbers import USUAL_ALPHA
+from vaegis.training.report.seen import Seen, Shown, kl_per_unit
+from vaegis.training.report.style import CSS
+from vaegis.training.report.trials import Trial, section
 
 LEVELS = {"alarm": "Alarm", "warning": "Look first", "note": "Note"}
 

@@ -14,13 +14,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import DECODER, ENCODER, SCORE
-from models.calibration import ALL
-from models.scorer import Graph, strongest
-from models.sessions import open_session
-from models.spec import SeriesSpec
-from training.report.facts import Facts
-from training.splits import conditions_of, parts_of
+from vaegis.models.bundle import DECODER, ENCODER, SCORE
+from vaegis.models.calibration import ALL
+from vaegis.models.scorer import Graph, strongest
+from vaegis.models.sessions import open_session
+from vaegis.models.spec import SeriesSpec
+from vaegis.training.report.facts import Facts
+from vaegis.training.splits import conditions_of, parts_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import SCORE
-from models.scorer import Graph
-from models.spec import ImageSpec
-from training.defects import DEFECTS, made
-from training.report import charts, panels
-from training.report.facts import Facts
-from training.report.seen import VALUES_OTHERS, Floats, Shown, evenly
-from training.splits import conditions_of, parts_of
+from vaegis.models.bundle import SCORE
+from vaegis.models.scorer import Graph
+from vaegis.models.spec import ImageSpec
+from vaegis.training.defects import DEFECTS, made
+from vaegis.training.report import charts, panels
+from vaegis.training.report.facts import Facts
+from vaegis.training.report.seen import VALUES_OTHERS, Floats, Shown, evenly
+from vaegis.training.splits import conditions_of, parts_of
 
 SEED = 11
 MOST, LEAST = 200, 20  # clean parts that defects are made of

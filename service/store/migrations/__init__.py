@@ -1,1 +1,1 @@
-"""Alembic migrations of the store, run by `service.store.database`."""
+"""Alembic migrations of the store, run by `vaegis.service.store.database`."""

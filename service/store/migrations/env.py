@@ -1,8 +1,8 @@
-"""Run by Alembic: migrates over the connection that `service.store.database` opened and locked."""
+"""Run by Alembic: migrates over the connection that `vaegis.service.store.database` opened and locked."""
 
 from alembic import context
 
-from service.store.schema import Table
+from vaegis.service.store.schema import Table
 
 # Batch mode: SQLite cannot alter a table in place.
 context.configure(
