@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaegis.models.blocks import Block
-from vaegis.models.bound import open_graph
 from vaegis.models.bundle import SCORE, Bundle
 from vaegis.models.calibration import ALL, Decision, decide
 from vaegis.models.errors import Refusal
-from vaegis.models.sessions import Cuda, Device
+from vaegis.models.runtime.fixed_buffers import open_graph
+from vaegis.models.runtime.sessions import Cuda, Device
 from vaegis.models.spec import InputSpec
 
 CUDA = Cuda()

@@ -18,18 +18,21 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from vaegis.models.sessions import Cuda
+from vaegis.models.runtime.sessions import Cuda
 from vaegis.service import errors, tracing
-from vaegis.service.auth import OPEN_FOLDER, Gate, is_loopback
-from vaegis.service.decoding import Decoders
-from vaegis.service.live import Live
+from vaegis.service.decoding.pool import Decoders
+from vaegis.service.http.access import OPEN_FOLDER, Gate, is_loopback
+from vaegis.service.http.connection import REFUSED
+from vaegis.service.http.context import Admission, Service
+from vaegis.service.http.envelope import Envelope
+from vaegis.service.http.oip import route as oip
+from vaegis.service.http.rates import Rates, SharedBuckets
+from vaegis.service.http.routes import health, models
+from vaegis.service.http.score import docs as score_docs
+from vaegis.service.http.score import route as score
 from vaegis.service.metrics import SHARED, Metrics
-from vaegis.service.middleware import Envelope
-from vaegis.service.protocol import REFUSED
-from vaegis.service.ratelimit import Rates, SharedBuckets
-from vaegis.service.routes import health, models, oip, score, score_docs
+from vaegis.service.serving.live import Live
 from vaegis.service.settings import Settings
-from vaegis.service.state import Admission, Service
 from vaegis.service.store.keys import Keys
 from vaegis.service.store.registry import Registry
 

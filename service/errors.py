@@ -103,7 +103,7 @@ def unexpected(scope: Scope) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Gives the app its error handlers; what is unexpected is logged by `vaegis.service.middleware`."""
+    """Gives the app its error handlers; what is unexpected is logged by `vaegis.service.http.envelope`."""
 
     async def on_refusal(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refusal)

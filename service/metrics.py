@@ -1,7 +1,8 @@
 """What Prometheus reads. Every label is bounded: models that exist, routes, statuses and reasons that we name.
 
 With several worker processes the client library keeps every number in files that they share (its multiprocess mode,
-which `vaegis.service.workers` turns on), so that any worker's page tells the whole, workers that have died included.
+which `vaegis.service.processes.supervisor` turns on), so that any worker's page tells the whole, workers that have died
+included.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from vaegis.models.scorer import ANOMALOUS, OK, UNJUDGED, Verdicts
-from vaegis.service.live import Live, Served
-from vaegis.service.shadow import MOMENTS, OUTCOMES, Comparison, correlation
+from vaegis.service.serving.live import Live, Served
+from vaegis.service.serving.shadow import MOMENTS, OUTCOMES, Comparison, correlation
 from vaegis.service.store.registry import Resolved
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

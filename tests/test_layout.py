@@ -121,9 +121,9 @@ def test_every_link_between_pages_leads_somewhere():
 def test_the_readme_names_every_folder_of_the_source():
     text = (ROOT / "README.md").read_text("utf-8")
     for package in ("models", "training", "service"):
-        for folder in (ROOT / package).iterdir():
-            if folder.is_dir() and (folder / "__init__.py").exists():
-                assert f"`{package}/{folder.name}/`" in text, folder
+        for module in (ROOT / package).rglob("__init__.py"):
+            folder = module.parent.relative_to(ROOT)
+            assert len(folder.parts) == 1 or f"`{folder}/`" in text, folder
 
 
 def test_pinned_versions_cover_what_is_required():

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, SCORE, STEP
 from vaegis.models.errors import Refusal
 from vaegis.models.families import Family
-from vaegis.models.sessions import open_session
+from vaegis.models.runtime.sessions import open_session
 from vaegis.models.spec import ImageSpec
 
 OPSET = 20

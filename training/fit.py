@@ -31,11 +31,11 @@ from vaegis.models.blocks import Samples
 from vaegis.models.errors import Refusal
 from vaegis.models.families import Batches, Conditioned, Family, Progress, Recipe, conditioned
 from vaegis.training import checkpoint
+from vaegis.training.allocator import keep_freed
 from vaegis.training.augment import augment
-from vaegis.training.average import Average
 from vaegis.training.checkpoint import State
-from vaegis.training.memory import keep_freed
 from vaegis.training.splits import Split, conditions_of, parts_of
+from vaegis.training.weight_average import Average
 
 EPOCH_LEAST = 50  # steps: passes over a few hundred samples are too short to judge
 LOOK = 256  # parts per batch of the first, last and validating looks

@@ -34,7 +34,7 @@ from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, STEP, Manifest
 from vaegis.models.errors import Refusal
 from vaegis.models.families.vae import VAE
 from vaegis.models.latent import Coder, as_raw
-from vaegis.models.sessions import open_session
+from vaegis.models.runtime.sessions import open_session
 from vaegis.models.spec import InputSpec
 from vaegis.training.fit import FitOptions, fit
 from vaegis.training.splits import Split, conditions_of

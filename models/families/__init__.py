@@ -16,10 +16,10 @@ from vaegis.models.families.family import (
 )
 from vaegis.models.families.flow import Flow
 from vaegis.models.families.gan import GAN
-from vaegis.models.families.hybrids import VAEGAN, VAEFlow
 from vaegis.models.families.mixture import GaussianMixture
 from vaegis.models.families.pca import PCA
 from vaegis.models.families.vae import VAE
+from vaegis.models.families.vae_gan import VAEGAN, VAEFlow
 
 FAMILIES: dict[str, type[Family]] = {
     "vae": VAE,

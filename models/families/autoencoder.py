@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vaegis.models.errors import Refusal
-from vaegis.models.families.densities import Gaussian, Mixture
 from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
 from vaegis.models.families.fusion import Form, chosen
-from vaegis.models.families.layers import decoder_for, encoder_for, smooth
-from vaegis.models.families.normaliser import Normaliser
-from vaegis.models.families.relations import RESIDUAL_MEANING, Relations, relatable, related
+from vaegis.models.families.parts.densities import Gaussian, Mixture
+from vaegis.models.families.parts.layers import decoder_for, encoder_for, smooth
+from vaegis.models.families.parts.normaliser import Normaliser
+from vaegis.models.families.parts.relations import RESIDUAL_MEANING, Relations, relatable, related
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the covariance of codes, relative to their mean variance

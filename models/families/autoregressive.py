@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from vaegis.models.bundle import STEP
 from vaegis.models.errors import Refusal
 from vaegis.models.families.family import Batches, Evidence, Family, Plan, Progress, Recipe, in_range
-from vaegis.models.families.layers import from_channels, smooth
-from vaegis.models.families.logistics import Logistics
-from vaegis.models.families.masked import Made, PixelCNN, Recurrent, RowLSTM, WaveNet
-from vaegis.models.families.normaliser import Normaliser
-from vaegis.models.families.typicality import LIKELIHOOD_MEANING, Standing, Typicality, fused_likelihood
+from vaegis.models.families.parts.layers import from_channels, smooth
+from vaegis.models.families.parts.logistics import Logistics
+from vaegis.models.families.parts.masked import Made, PixelCNN, Recurrent, RowLSTM, WaveNet
+from vaegis.models.families.parts.normaliser import Normaliser
+from vaegis.models.families.parts.typicality import LIKELIHOOD_MEANING, Standing, Typicality, fused_likelihood
 from vaegis.models.spec import ImageSpec, InputSpec
 
 Network = Callable[[tuple[int, ...], int, int, int], nn.Module]  # shape, outputs, width, layers

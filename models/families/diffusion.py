@@ -1,6 +1,6 @@
 """Denoising diffusion model (Ho, Jain and Abbeel 2020, arXiv:2006.11239; cosine schedule: Nichol and Dhariwal 2021,
 arXiv:2102.09672; DDIM: Song, Meng and Ermon 2021, arXiv:2010.02502). What follows from the schedule alone, and the
-notation A_t, x_t, S_t, stands in `vaegis.models.families.schedules`.
+notation A_t, x_t, S_t, stands in `vaegis.models.families.parts.schedules`.
 
 y = x_0 is the normalised sample of D values and e(x_t, t) what the network says is noise in x_t.
 
@@ -50,13 +50,13 @@ from torch.nn import functional
 
 from vaegis.models.bundle import STEP
 from vaegis.models.errors import Refusal
-from vaegis.models.families.denoiser import Classifier, denoiser_for
 from vaegis.models.families.family import Batches, Evidence, Family, Plan, Progress, Recipe, conditioned, in_range
 from vaegis.models.families.fusion import Form, chosen
-from vaegis.models.families.layers import from_channels, smooth
-from vaegis.models.families.normaliser import Normaliser
-from vaegis.models.families.relations import RESIDUAL_MEANING, Relations, relatable, related
-from vaegis.models.families.schedules import SCHEDULES, Schedule
+from vaegis.models.families.parts.denoiser import Classifier, denoiser_for
+from vaegis.models.families.parts.layers import from_channels, smooth
+from vaegis.models.families.parts.normaliser import Normaliser
+from vaegis.models.families.parts.relations import RESIDUAL_MEANING, Relations, relatable, related
+from vaegis.models.families.parts.schedules import SCHEDULES, Schedule
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 SAMPLERS = ("ddim", "ancestral")

@@ -44,11 +44,11 @@ from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
 from zuko.utils import unpack
 
 from vaegis.models.errors import Refusal
-from vaegis.models.families.coupling import MultiScale
 from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
-from vaegis.models.families.layers import smooth
-from vaegis.models.families.normaliser import Normaliser
-from vaegis.models.families.typicality import LIKELIHOOD_MEANING, Typicality, fused_likelihood
+from vaegis.models.families.parts.coupling import MultiScale
+from vaegis.models.families.parts.layers import smooth
+from vaegis.models.families.parts.normaliser import Normaliser
+from vaegis.models.families.parts.typicality import LIKELIHOOD_MEANING, Typicality, fused_likelihood
 from vaegis.models.spec import ImageSpec, InputSpec
 
 TRANSFORMS = ("auto", "spline", "realnvp", "maf")

@@ -1,5 +1,5 @@
 """Generative adversarial network with an encoder (Goodfellow et al. 2014, arXiv:1406.2661; networks: DCGAN, Radford,
-Metz and Chintala 2015, arXiv:1511.06434; objectives: `vaegis.models.families.adversarial`).
+Metz and Chintala 2015, arXiv:1511.06434; objectives: `vaegis.models.families.parts.adversarial`).
 
 y is the normalised sample of D values, z ~ N(0, I) of L units, G the generator, E the encoder, D the discriminator and
 f(.) the F values its last layer judges by.
@@ -38,7 +38,9 @@ import torch
 from torch import Tensor, nn
 
 from vaegis.models.errors import Refusal
-from vaegis.models.families.adversarial import (
+from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
+from vaegis.models.families.fusion import Form, chosen
+from vaegis.models.families.parts.adversarial import (
     OBJECTIVES,
     PENALTY,
     Discriminator,
@@ -48,11 +50,9 @@ from vaegis.models.families.adversarial import (
     lost,
     untracked,
 )
-from vaegis.models.families.densities import Gaussian
-from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
-from vaegis.models.families.fusion import Form, chosen
-from vaegis.models.families.layers import decoder_for, encoder_for, inner_shape, smooth
-from vaegis.models.families.normaliser import Normaliser
+from vaegis.models.families.parts.densities import Gaussian
+from vaegis.models.families.parts.layers import decoder_for, encoder_for, inner_shape, smooth
+from vaegis.models.families.parts.normaliser import Normaliser
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the latent covariance

@@ -34,14 +34,14 @@ from torch import Tensor, nn
 
 from vaegis.models.bundle import SAMPLER
 from vaegis.models.errors import Refusal
-from vaegis.models.families.closedform import ClosedForm
-from vaegis.models.families.densities import Covariance, Mixture
 from vaegis.models.families.family import Batches, Evidence, Plan, in_range
 from vaegis.models.families.fusion import Form, chosen
-from vaegis.models.families.layers import smooth
-from vaegis.models.families.normaliser import Normaliser
-from vaegis.models.families.principal import Principal
-from vaegis.models.families.typicality import LIKELIHOOD_MEANING, Typicality
+from vaegis.models.families.parts.closed_form import ClosedForm
+from vaegis.models.families.parts.densities import Covariance, Mixture
+from vaegis.models.families.parts.layers import smooth
+from vaegis.models.families.parts.normaliser import Normaliser
+from vaegis.models.families.parts.principal import Principal
+from vaegis.models.families.parts.typicality import LIKELIHOOD_MEANING, Typicality
 from vaegis.models.spec import ImageSpec, InputSpec
 
 COVARIANCES = ("full", "tied", "diag")

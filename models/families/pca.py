@@ -40,12 +40,12 @@ import torch
 from torch import Tensor
 
 from vaegis.models.errors import Refusal
-from vaegis.models.families.closedform import ClosedForm
 from vaegis.models.families.family import Batches, Evidence, in_range
 from vaegis.models.families.fusion import Form, chosen
-from vaegis.models.families.layers import smooth
-from vaegis.models.families.normaliser import Normaliser
-from vaegis.models.families.principal import COMPONENTS_MOST, Principal
+from vaegis.models.families.parts.closed_form import ClosedForm
+from vaegis.models.families.parts.layers import smooth
+from vaegis.models.families.parts.normaliser import Normaliser
+from vaegis.models.families.parts.principal import COMPONENTS_MOST, Principal
 from vaegis.models.spec import ImageSpec, InputSpec
 
 UNSEEN = 1e-10  # squared error per value that single precision cannot tell from 0: relations may hold exactly

@@ -38,9 +38,9 @@ import torch
 from torch import Tensor, nn
 
 from vaegis.models.errors import Refusal
-from vaegis.models.families.densities import Gaussian, Mixture
 from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, conditioned, in_range
-from vaegis.models.families.layers import (
+from vaegis.models.families.parts.densities import Gaussian, Mixture
+from vaegis.models.families.parts.layers import (
     averaged,
     averaging,
     decoder_for,
@@ -52,8 +52,8 @@ from vaegis.models.families.layers import (
     smooth,
     to_channels,
 )
-from vaegis.models.families.likelihoods import Bernoulli, LocationScale, Table, likelihood_for
-from vaegis.models.families.relations import Relations, relatable, related, related_values
+from vaegis.models.families.parts.likelihoods import Bernoulli, LocationScale, Table, likelihood_for
+from vaegis.models.families.parts.relations import Relations, relatable, related, related_values
 from vaegis.models.families.vae_terms import DISTANCE_MEANING, MEANING, fused
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 

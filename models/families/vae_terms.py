@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vaegis.models.families.fusion import Form, chosen
-from vaegis.models.families.relations import RESIDUAL_MEANING
+from vaegis.models.families.parts.relations import RESIDUAL_MEANING
 from vaegis.models.spec import InputSpec
 
 MEANING = {

@@ -22,7 +22,6 @@ from vaegis.models.errors import Malformed, Refusal, TooLarge, UnsupportedType
 from vaegis.models.inputs.conditions import declare
 from vaegis.models.inputs.images import Mask, fitted_roi, image_block, take_image
 from vaegis.models.inputs.options import LIMITS, Limits
-from vaegis.models.inputs.packed import check_arrow
 from vaegis.models.inputs.rows import (
     Rows,
     batch_values,
@@ -30,8 +29,9 @@ from vaegis.models.inputs.rows import (
     sample_block,
     to_float32,
 )
-from vaegis.models.inputs.stamps import Order, as_given
 from vaegis.models.inputs.stream import row_blocks
+from vaegis.models.inputs.timestamps import Order, as_given
+from vaegis.models.inputs.unpacked_size import check_arrow
 from vaegis.models.inputs.uploads import ALL, check_bytes, check_count, join
 from vaegis.models.pixels import Unreadable, conform
 from vaegis.models.sources.arrays import read_header

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vaegis.models.blocks import Block
 from vaegis.models.errors import Refusal
-from vaegis.models.inputs.stamps import Order, Unordered, as_given
+from vaegis.models.inputs.timestamps import Order, Unordered, as_given
 from vaegis.models.sources.arrays import ArrayFile
 from vaegis.models.sources.options import SourceOptions, listed
 from vaegis.models.sources.tables import Table, numeric, roles, timestamp_column

@@ -13,9 +13,9 @@ from vaegis.models.blocks import Block
 from vaegis.models.errors import Malformed, Refusal, TooLarge
 from vaegis.models.inputs.images import Mask, Taken, fitted_roi, image_block, take_pixels, unreadable
 from vaegis.models.inputs.options import LIMITS, Limits
-from vaegis.models.inputs.packed import check_parquet
 from vaegis.models.inputs.rows import Rows, table_rows, wanted_by
 from vaegis.models.inputs.stream import row_blocks
+from vaegis.models.inputs.unpacked_size import check_parquet
 from vaegis.models.pixels import Pixels, Unreadable, read
 from vaegis.models.sources.images import looks_like_image
 from vaegis.models.sources.options import SourceOptions

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, STEP, Manifest
 from vaegis.models.errors import Refusal
 from vaegis.models.inputs import number_of
+from vaegis.models.runtime.sessions import Device, open_session
 from vaegis.models.scorer import BATCH_MOST, BATCH_VALUES
-from vaegis.models.sessions import Device, open_session
 from vaegis.models.spec import InputSpec
 
 Floats = NDArray[np.float32]

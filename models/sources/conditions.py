@@ -12,12 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vaegis.models.errors import Refusal
+from vaegis.models.sources.annotations import Readers, told
 from vaegis.models.sources.arrays import ArrayFile
 from vaegis.models.sources.images import ImageFolder
 from vaegis.models.sources.opening import Source
 from vaegis.models.sources.options import listed, natural_key, span
 from vaegis.models.sources.tables import TableFiles, numeric, open_table
-from vaegis.models.sources.told import Readers, told
 
 FORMS = "FILE.csv, column:NAME, key:NAME, folders or is:NAME"
 Codes = NDArray[np.int32]

@@ -9,28 +9,27 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from vaegis.models.errors import Refusal
 
-# Each a module here, with a function of the same name.
-COMMANDS = (
-    "fit",
-    "score",
-    "evaluate",
-    "encode",
-    "generate",
-    "interpolate",
-    "impute",
-    "purify",
-    "latent",
-    "ensemble",
-    "demo",
-    "serve",
-)
+# Command -> the module here that has a function of its name.
+COMMANDS = {
+    "fit": "fit",
+    "score": "score",
+    "evaluate": "evaluate",
+    "encode": "latent.encode",
+    "generate": "latent.generate",
+    "interpolate": "latent.interpolate",
+    "impute": "latent.impute",
+    "purify": "latent.purify",
+    "latent": "latent.latent",
+    "ensemble": "ensemble",
+    "demo": "demo",
+    "serve": "serve",
+}
 GROUPS = {
     "models": "The registered models: list, show, import, promote, roll back, try beside the champion.",
     "keys": "Access keys of the service: create, list, revoke.",
@@ -49,9 +48,8 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for name in COMMANDS:
-        if find_spec(f"vaegis.service.cli.{name}") is not None:
-            app.command(name)(getattr(import_module(f"vaegis.service.cli.{name}"), name))
+    for name, module in COMMANDS.items():
+        app.command(name)(getattr(import_module(f"vaegis.service.cli.{module}"), name))
     for name, text in GROUPS.items():
         app.add_typer(import_module(f"vaegis.service.cli.{name}").app, name=name, help=text, no_args_is_help=True)
     return app

@@ -18,7 +18,7 @@ from vaegis.models.errors import Refusal
 from vaegis.service.cli import options as shared
 
 if TYPE_CHECKING:
-    from vaegis.models.ensemble import Member
+    from vaegis.models.derived.ensemble import Member
 
 
 @shared.reads()
@@ -49,7 +49,7 @@ def ensemble(
     from vaegis.models import spec as specs
     from vaegis.models.bundle import CALIBRATION, ROI, SCORE, write_bundle
     from vaegis.models.calibration import decide, to_bytes
-    from vaegis.models.ensemble import calibrated, check, independent, meaning, merged, usable_alpha
+    from vaegis.models.derived.ensemble import calibrated, check, independent, meaning, merged, usable_alpha
     from vaegis.models.errors import Conflict
     from vaegis.models.sources import open_source
     from vaegis.service.settings import read_settings
@@ -129,7 +129,7 @@ def ensemble(
 def _members(models: list[str]) -> list[Member]:
     """The bundles, each with a name that no other has."""
     from vaegis.models.bundle import open_bundle
-    from vaegis.models.ensemble import Member
+    from vaegis.models.derived.ensemble import Member
 
     found: list[Member] = []
     for text in models:

@@ -46,10 +46,10 @@ def evaluate(
     import numpy as np
     from rich.console import Console
 
+    from vaegis.models.outputs.score_file import writing
     from vaegis.models.sources import open_source, read_labels
     from vaegis.service.cli.fit import need_training
     from vaegis.service.cli.score import judged, watched
-    from vaegis.service.scorefile import writing
 
     need_training()
     from vaegis.training.evaluate import evaluate as compare

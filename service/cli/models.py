@@ -166,7 +166,7 @@ def half(
     """
     from vaegis.models import inputs
     from vaegis.models.bundle import open_bundle
-    from vaegis.models.half import half_bundle
+    from vaegis.models.derived.half import half_bundle
     from vaegis.models.sources import open_source
 
     if device not in ("auto", "cuda", "cpu"):

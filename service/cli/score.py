@@ -68,12 +68,12 @@ def score(
     with ExitStack() as stack:
         file: Any = None
         if out is not None:
-            from vaegis.service.scorefile import ScoreFile
+            from vaegis.models.outputs.score_file import ScoreFile
 
             file = stack.enter_context(ScoreFile(out, scorer.terms))
         pictures: Any = None
         if maps is not None:
-            from vaegis.service.mapfiles import MapFiles
+            from vaegis.models.outputs.map_files import MapFiles
 
             pictures = stack.enter_context(MapFiles(maps, scorer.bundle))
         for verdicts in watched(blocks):

@@ -63,10 +63,10 @@ def serve(
     )
 
     from vaegis.service import logs
-    from vaegis.service.auth import check_exposure
+    from vaegis.service.http.access import check_exposure
+    from vaegis.service.processes.tls import certificate
     from vaegis.service.store.keys import Keys
     from vaegis.service.store.registry import Registry
-    from vaegis.service.tls import certificate
 
     logs.configure(settings.log_level, settings.log_format)
     with Registry.open(settings) as registry:
@@ -78,11 +78,11 @@ def serve(
     url = f"{scheme}://{shown}:{listening.getsockname()[1]}"
     said = f"Vaegis listens on {url} (documentation: {url}/docs, {{}}). Ctrl+C ends it."
     if settings.workers == 1:
-        from vaegis.service.server import serve as serve_here
+        from vaegis.service.processes.web import serve as serve_here
 
         serve_here(settings, listening, ready=lambda device: typer.echo(said.format(f"device: {device}")))
         return
-    from vaegis.service.workers import Workers
+    from vaegis.service.processes.supervisor import Workers
 
     typer.echo(said.format(f"workers: {settings.workers}"))
     raise typer.Exit(Workers(settings, listening, settings.workers).run())

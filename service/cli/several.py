@@ -20,7 +20,7 @@ from vaegis.service.store.registry import Registry, check_name
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vaegis.training.compare import Entry, Labelled
+    from vaegis.training.comparison.families import Entry, Labelled
     from vaegis.training.pipeline import Made, Request, Watch
 
 IN_TERMINAL = ("family", "AUROC %", "found", "false", "bits", "fit s", "ms")  # what 80 characters hold
@@ -31,7 +31,7 @@ def families(text: str) -> tuple[str, ...] | None:
     """The families that `--family` names, or None where it is one."""
     if text.strip() != "all" and "," not in text:
         return None
-    from vaegis.training.compare import named
+    from vaegis.training.comparison.families import named
 
     return named(text)
 
@@ -46,7 +46,7 @@ def test_of(source: Path | None, labels: str | None, request: Request) -> Labell
         return None
     if source is None or labels is None:
         raise Refusal("--test and --labels go together: a source of labelled samples, and where their labels are.")
-    from vaegis.training.compare import Labelled
+    from vaegis.training.comparison.families import Labelled
 
     # Read as the clean source is, but whole, and without its groups.
     reading = replace(request.reading, rows=None, group_by=None, labels=labels)
@@ -88,8 +88,8 @@ def compared(
     Returns:
         What came of each, a sentence on where each is, and the page.
     """
-    from vaegis.training.compare import compare, examples
-    from vaegis.training.report.comparison import page
+    from vaegis.training.comparison.families import compare, examples
+    from vaegis.training.comparison.page import page
 
     if out is not None and out.exists():
         raise Conflict(f"{out} exists already; name another --out folder, which is made.")
@@ -159,7 +159,7 @@ def swept(request: Request, pairs: Sequence[str], console: Console, watch: Watch
     """Fits every setting, says which clean evidence chose, and puts that bundle at `request.out`."""
     from rich.table import Table
 
-    from vaegis.training.compare import sweep
+    from vaegis.training.comparison.families import sweep
 
     settings = grid(pairs)
     if request.out.exists():
@@ -195,7 +195,7 @@ def tell(console: Console, entries: Sequence[Entry], kept: Sequence[str], page: 
     """The comparison on the terminal."""
     from rich.table import Table
 
-    from vaegis.training.report.comparison import COLUMNS, cells
+    from vaegis.training.comparison.page import COLUMNS, cells
 
     shown = [COLUMNS.index(name) for name in IN_TERMINAL]
     table = Table(*IN_TERMINAL)

@@ -29,11 +29,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from vaegis.models.blocks import plain
 from vaegis.models.bundle import SCORE, Bundle, open_bundle
 from vaegis.models.calibration import decide
+from vaegis.models.derived.half import half_bundle
 from vaegis.models.errors import Refusal
 from vaegis.models.families.family import Family
-from vaegis.models.half import half_bundle
+from vaegis.models.runtime.sessions import Cuda
 from vaegis.models.scorer import Scorer
-from vaegis.models.sessions import Cuda
 from vaegis.training.export import TOLERANCE, ScoreGraph
 from vaegis.training.fit import FitOptions
 from vaegis.training.pipeline import Request, run

@@ -30,9 +30,9 @@ from vaegis.models import inputs, sources
 from vaegis.models.blocks import plain
 from vaegis.models.bundle import SCORE, open_bundle
 from vaegis.models.calibration import decide
+from vaegis.models.outputs.score_file import ScoreFile
 from vaegis.models.scorer import Scorer
 from vaegis.models.sources import SourceOptions
-from vaegis.service.scorefile import ScoreFile
 from vaegis.training.fit import FitOptions
 from vaegis.training.pipeline import Request, run
 

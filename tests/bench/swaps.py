@@ -29,7 +29,7 @@ import numpy as np
 from vaegis.service.settings import Settings
 from vaegis.service.store.registry import Registry
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from toy_bundles import IMAGE, toy_bundle
 
 BODY = bytes([100] * 16)

@@ -226,7 +226,7 @@ def test_the_strongest_part_by_hand():
 
 
 def without_gpu():
-    from vaegis.models.sessions import has_gpu
+    from vaegis.models.runtime.sessions import has_gpu
 
     return not has_gpu()
 

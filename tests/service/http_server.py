@@ -10,7 +10,7 @@ import time
 import uvicorn
 
 from vaegis.service.app import create_app
-from vaegis.service.protocol import deadlines
+from vaegis.service.http.connection import deadlines
 from vaegis.service.settings import Settings
 
 OCTETS, JSON, NPY = "application/octet-stream", "application/json", "application/x-npy"

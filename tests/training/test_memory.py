@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import torch
-from vaegis.training.memory import keep_freed
+from vaegis.training.allocator import keep_freed
 if sys.argv[1] == "keep":
     assert keep_freed()
 def churn():

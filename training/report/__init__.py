@@ -43,9 +43,9 @@ from dataclasses import asdict
 from vaegis.training.report import generated
 from vaegis.training.report.facts import Facts
 from vaegis.training.report.judgement import warnings
+from vaegis.training.report.measurements import look
 from vaegis.training.report.numbers import numbers, plain, settled
 from vaegis.training.report.page import page
-from vaegis.training.report.seen import look
 from vaegis.training.report.trials import table, trials
 
 __all__ = ["Facts", "build"]

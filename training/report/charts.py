@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image
 
-from vaegis.models.maps import PALETTE
-from vaegis.training.report.seen import Floats, Latents
+from vaegis.models.outputs.colours import PALETTE
+from vaegis.training.report.measurements import Floats, Latents
 
 INK, MUTED, GRID = "#1f2a37", "#5b6775", "#e4e8ee"
 BLUE, ORANGE, GREY, RED = "#1f5fa8", "#d9822b", "#9aa7b5", "#b3261e"

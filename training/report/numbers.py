@@ -15,7 +15,7 @@ from vaegis.models.calibration import ALL, Calibration, decide, smallest_alpha
 from vaegis.models.errors import Refusal
 from vaegis.models.spec import ImageSpec
 from vaegis.training.report.facts import Facts
-from vaegis.training.report.seen import Floats, Latents, Seen, Shown, active_units, kl_per_unit
+from vaegis.training.report.measurements import Floats, Latents, Seen, Shown, active_units, kl_per_unit
 
 FORMAT = 1
 NATS = ("negative_elbo", "negative_iwae", "negative_log_likelihood")  # terms that are -log p(x) or bound it from above

@@ -13,8 +13,8 @@ from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 from vaegis.training.report import charts, generated, likelihood, panels
 from vaegis.training.report.facts import Facts
 from vaegis.training.report.judgement import NOUNS, Warned, number, percent, verdict
+from vaegis.training.report.measurements import Seen, Shown, kl_per_unit
 from vaegis.training.report.numbers import USUAL_ALPHA
-from vaegis.training.report.seen import Seen, Shown, kl_per_unit
 from vaegis.training.report.style import CSS
 from vaegis.training.report.trials import Trial, section
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vaegis.models.maps import PALETTE, colour
+from vaegis.models.outputs.colours import PALETTE, colour
 from vaegis.models.spec import ImageSpec, SeriesSpec
 from vaegis.training.report import charts
-from vaegis.training.report.seen import Shown
+from vaegis.training.report.measurements import Shown
 
 Pixels = NDArray[np.uint8]
 Scale = tuple[float, float]

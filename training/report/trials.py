@@ -20,7 +20,7 @@ from vaegis.models.spec import ImageSpec
 from vaegis.training.defects import DEFECTS, made
 from vaegis.training.report import charts, panels
 from vaegis.training.report.facts import Facts
-from vaegis.training.report.seen import VALUES_OTHERS, Floats, Shown, evenly
+from vaegis.training.report.measurements import VALUES_OTHERS, Floats, Shown, evenly
 from vaegis.training.splits import conditions_of, parts_of
 
 SEED = 11

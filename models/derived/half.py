@@ -1,0 +1,224 @@
+"""Half precision: a bundle whose networks compute in float16, with a calibration of its own, or a refusal.
+
+Convolutions and matrix products, and what lies between them, compute in float16; differences, squares, sums and
+logarithms of the evidence stay in float32, where float16 would overflow or lose the small differences that decide.
+
+The gate runs both graphs over clean samples that the model was not fitted on. It asks that
+
+- every evidence term ranks the samples alike: Spearman's correlation of at least `RANK`;
+- with each graph calibrated on these samples, no decision at the bundle's rate differs for a sample further than
+  `NEAR` of max(|threshold|, interquartile range) from the threshold.
+
+The new bundle is calibrated by what its own graph gave: p-values stay exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from vaegis.models import spec as specs
+from vaegis.models.blocks import Block
+from vaegis.models.bundle import CALIBRATION, SCORE, Bundle, write_bundle
+from vaegis.models.calibration import Calibration, calibrate, decide, to_bytes
+from vaegis.models.errors import Refusal
+from vaegis.models.runtime.sessions import Device
+from vaegis.models.scorer import Graph, strongest
+
+RANK, NEAR = 0.995, 0.05
+LEAST = 99  # samples, as a fit keeps for calibration
+HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+BETWEEN = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Mul", "Add", "Reshape", "Transpose", "AveragePool")
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two graphs say the same."""
+
+    samples: int
+    rank: dict[str, float]  # term -> Spearman's correlation
+    flips: int  # samples decided differently, all near the threshold
+
+
+def halved(raw: bytes) -> bytes:
+    """A graph with its networks in float16; inputs and outputs stay as they are.
+
+    Raises:
+        Refusal: it has none of the operations that this helps.
+    """
+    model = onnx.load_from_string(raw)
+    graph = model.graph
+    weights = {w.name: w for w in graph.initializer if w.data_type == TensorProto.FLOAT}
+    wide = _wide(model)
+    half: dict[str, str] = {}  # tensor -> its name in float16
+    nodes, heavy = [], 0
+
+    def in_half(name: str) -> str:
+        if name in half or not name:
+            return half.get(name, name)
+        half[name] = f"{name}/half"
+        if name in weights:
+            with np.errstate(over="ignore"):  # what becomes infinite is found by the gate
+                narrow = numpy_helper.to_array(weights[name]).astype(np.float16)
+            graph.initializer.append(numpy_helper.from_array(narrow, half[name]))
+        else:
+            nodes.append(helper.make_node("Cast", [name], [half[name]], to=TensorProto.FLOAT16))
+        return half[name]
+
+    for node in graph.node:
+        # Between heavy operations: whatever takes nothing but halves. A shape is no float.
+        floats = node.input[:1] if node.op_type == "Reshape" else node.input
+        if not wide.isdisjoint(node.input):
+            nodes.append(node)
+            continue
+        if node.op_type in HEAVY:
+            heavy += 1
+        elif node.op_type not in BETWEEN or not all(i in half and i not in weights for i in floats):
+            nodes.append(node)
+            continue
+        taken = [in_half(i) if i in floats else i for i in node.input]
+        outputs = [f"{o}/half" for o in node.output]
+        made = helper.make_node(node.op_type, taken, outputs, node.name)
+        made.attribute.extend(node.attribute)
+        nodes.append(made)
+        for name, narrow in zip(node.output, outputs, strict=True):
+            half[name] = narrow
+            nodes.append(helper.make_node("Cast", [narrow], [name], to=TensorProto.FLOAT))
+    if not heavy:
+        raise Refusal(
+            "The model's graph has no convolution or matrix product in single precision: half precision would gain "
+            "nothing, or lose what double precision is there for."
+        )
+    del graph.node[:]
+    graph.node.extend(_used(nodes, {o.name for o in graph.output}))
+    taken_by = {i for n in graph.node for i in n.input}
+    kept = [w for w in graph.initializer if w.name in taken_by]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _wide(model: onnx.ModelProto) -> set[str]:
+    """Tensors in double precision: whoever computed in it had a reason to."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    found = {w.name for w in graph.initializer if w.data_type == TensorProto.DOUBLE}
+    values = [*graph.input, *graph.output, *graph.value_info]
+    return found | {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.DOUBLE}
+
+
+def half_bundle(bundle: Bundle, blocks: Iterable[Block], out: Path, device: Device = "cpu") -> tuple[Bundle, Agreement]:
+    """Writes the bundle in half precision, calibrated anew, if it passes the gate.
+
+    Args:
+        blocks: clean samples that the model was not fitted on, as its spec reads them.
+
+    Raises:
+        Refusal: it does not pass, saying by how much; the samples are too few for the bundle's rate.
+    """
+    raw = halved(bundle.read(SCORE))
+    before, after = Graph(bundle.read(SCORE), bundle.spec, device), Graph(raw, bundle.spec, device)
+    ours, theirs, groups = _evidence(before, after, blocks)
+    n = len(ours["score"])
+    if n < LEAST:
+        raise Refusal(
+            f"Half precision is proven and calibrated on at least {LEAST} clean samples that the model was not fitted "
+            f"on; {n} were given that can be read."
+        )
+    if unsound := [t for t, values in theirs.items() if not np.isfinite(values).all()]:
+        raise Refusal(
+            f"In half precision {unsound[0]} is not finite for every clean sample: its numbers are too large. The "
+            "model stays in single precision; no bundle was written."
+        )
+    effective = max(1, n // bundle.spec.window) if isinstance(bundle.spec, specs.SeriesSpec) else n
+    scale, alpha = bundle.calibration.map_range, bundle.manifest.alpha
+    calibrated = calibrate(theirs, groups, effective, scale)
+    agreement = _gate(ours, theirs, calibrate(ours, groups, effective, scale), calibrated, alpha)
+    manifest = bundle.manifest
+    files = {name: bundle.read(name) for name in manifest.files if name not in (SCORE, CALIBRATION)}
+    made = write_bundle(
+        out,
+        {**files, SCORE: raw, CALIBRATION: to_bytes(calibrated)},
+        family=manifest.family,
+        arguments=manifest.arguments,
+        spec=manifest.spec,
+        evidence=manifest.evidence,
+        alpha=alpha,
+        training={**manifest.training, "calibrate": n},
+        lineage={**manifest.lineage, "digest": bundle.digest, "precision": "float16"},
+        versions=manifest.versions,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return made, agreement
+
+
+def _evidence(
+    before: Graph, after: Graph, blocks: Iterable[Block]
+) -> tuple[dict[str, Floats], dict[str, Floats], list[str] | None]:
+    """What both graphs say of every readable sample; of a series, of every window. And the samples' groups."""
+    found: tuple[dict[str, list[Floats]], dict[str, list[Floats]]] = ({}, {})
+    groups: list[str | None] = []
+    for block in blocks:
+        read = np.flatnonzero(block.count > 0)
+        first, count = block.first[read], block.count[read]
+        if isinstance(before.spec, specs.SeriesSpec):
+            first, count = np.arange(len(block.parts)), np.ones(len(block.parts), np.int64)
+        elif block.groups is not None:
+            groups += [block.groups[i] for i in read.tolist()]
+        for graph, columns in zip((before, after), found, strict=True):
+            for term, values in graph.run(block.parts, conditions=block.conditions).items():
+                columns.setdefault(term, []).append(strongest(values.astype(np.float64), first, count))
+    one, other = ({t: np.concatenate(v) for t, v in c.items()} for c in found)
+    if not one:
+        return {"score": np.empty(0)}, {"score": np.empty(0)}, None
+    return one, other, [g or "" for g in groups] if any(groups) else None
+
+
+def _gate(
+    ours: dict[str, Floats], theirs: dict[str, Floats], a: Calibration, b: Calibration, alpha: float
+) -> Agreement:
+    rank = {t: _spearman(ours[t], theirs[t]) for t in ours}
+    worst = min(rank, key=lambda t: rank[t])
+    if rank[worst] < RANK:
+        raise Refusal(
+            f"In half precision {worst} ranks clean samples differently (Spearman {rank[worst]:.4f}, at least {RANK} "
+            "is asked for). The model stays in single precision; no bundle was written."
+        )
+    one, other = decide(a, alpha).threshold, decide(b, alpha).threshold
+    x, y = ours["score"], theirs["score"]
+    flips = (x > one) != (y > other)
+    spread = max(abs(one), float(np.subtract(*np.percentile(x, [75, 25]))))
+    far = int((flips & (np.abs(x - one) > NEAR * spread)).sum())
+    if far:
+        raise Refusal(
+            f"In half precision {far} of {len(x)} clean samples are decided differently that are not near the "
+            "threshold. The model stays in single precision; no bundle was written."
+        )
+    return Agreement(len(x), rank, int(flips.sum()))
+
+
+def _spearman(a: Floats, b: Floats) -> float:
+    """Of the ranks; 1 where neither varies."""
+    x, y = (np.unique(v, return_inverse=True)[1].astype(np.float64) for v in (a, b))
+    if not x.std() or not y.std():
+        return 1.0 if np.array_equal(x, y) else 0.0
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that lead to an output."""
+    kept = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted |= set(node.input)
+    return kept[::-1]

@@ -1,0 +1,1 @@
+"""Writing what was found: score files, maps, samples."""

@@ -1,0 +1,1 @@
+"""Running an ONNX graph: the only room that imports onnxruntime."""

@@ -1,0 +1,1 @@
+"""Commands on what a latent space is good for."""

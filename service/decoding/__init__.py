@@ -1,0 +1,1 @@
+"""Untrusted images, decoded in processes of their own."""

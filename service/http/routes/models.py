@@ -1,0 +1,331 @@
+"""Models: what there is, what a model takes, and which version answers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+
+from vaegis.models import spec as specs
+from vaegis.models.calibration import ALL, Calibration, decide, smallest_alpha
+from vaegis.models.errors import NotFound, Refusal
+from vaegis.service.http.access import Caller, admin
+from vaegis.service.http.context import Service, service_of
+from vaegis.service.http.problems import problems
+from vaegis.service.store.registry import CHAMPION, Model, Promotion
+from vaegis.service.store.servings import Serving, Servings
+
+router = APIRouter(prefix="/v1/models", tags=["Models"])
+ALPHAS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+
+Shared = Annotated[Service, Depends(service_of)]
+
+
+class ModelSummary(BaseModel):
+    """A model in the list."""
+
+    name: str = Field(examples=["digits"])
+    champion: int | None = Field(description="The version that answers when none is named.", examples=[2])
+    versions: int = Field(description="How many there are.", examples=[2])
+    kind: str = Field(description="`image`, `series` or `vector`.", examples=["image"])
+    family: str = Field(examples=["vae"])
+    aliases: dict[str, int] = Field(examples=[{"champion": 2}])
+
+
+class ModelList(BaseModel):
+    """Every model of the service."""
+
+    models: list[ModelSummary]
+
+
+class VersionOut(BaseModel):
+    """One version of a model."""
+
+    version: int
+    digest: str = Field(description="Identity of its bundle: a sha256 over graphs, calibration and input spec.")
+    family: str
+    kind: str
+    alpha: float = Field(description="False-alarm rate used when none is asked for.")
+    training_digest: str | None = Field(description="Of the clean data it was fitted on.")
+    fitted: str
+    registered: datetime
+    aliases: list[str]
+
+
+class Threshold(BaseModel):
+    """Where the line is drawn for a false-alarm rate."""
+
+    alpha: float
+    threshold: float = Field(description="A score above it is anomalous.")
+    extrapolated: bool = Field(description="It lies beyond the clean samples, in their fitted tail.")
+
+
+class CalibrationOut(BaseModel):
+    """What the p-values stand on."""
+
+    samples: int = Field(description="Held-out clean samples.")
+    effective: int = Field(description="Independent ones: of a series, the windows that do not overlap.")
+    smallest_alpha: float = Field(description="The lowest false-alarm rate that can be asked for.")
+    groups: list[str] = Field(description="Groups that are calibrated apart; see the query parameter `group`.")
+
+
+class PromotionOut(BaseModel):
+    """One move of an alias."""
+
+    alias: str
+    action: str = Field(examples=["promote"])
+    from_version: int | None
+    to_version: int
+    at: datetime
+    by: str
+
+
+class ServingOut(BaseModel):
+    """How a model is served beside its champion."""
+
+    loaded: bool = Field(description="Whether it answers; false after it was unloaded.")
+    canary: int | None = Field(description="Version that answers a share of the champion's requests.", examples=[None])
+    share: float = Field(description="The canary's share of requests.", examples=[0.0])
+    shadow: int | None = Field(
+        description="Version that scores the same traffic and is only compared.", examples=[None]
+    )
+
+
+class ModelDetail(BaseModel):
+    """A model, seen through one of its versions."""
+
+    name: str
+    version: int = Field(description="The version described here.")
+    digest: str
+    kind: str
+    family: str
+    alpha: float
+    input: dict[str, Any] = Field(description="What a sample is: size and depth, or columns and window.")
+    input_summary: str = Field(examples=["24x24 images, 1 channel, 8 bit"])
+    evidence: dict[str, str] = Field(description="Each evidence term and what it means; all can be decided by.")
+    calibration: CalibrationOut
+    thresholds: list[Threshold] = Field(description="Of the score, at usual false-alarm rates.")
+    aliases: dict[str, int]
+    serving: ServingOut
+    versions: list[VersionOut]
+    promotions: list[PromotionOut]
+
+
+class PromoteIn(BaseModel):
+    """Which version an alias shall point at."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: StrictInt | str = Field(description="A version's number, or an alias to follow.", examples=[2])
+    alias: str = Field(default=CHAMPION, description="The alias to move.")
+
+
+class RollbackIn(BaseModel):
+    """Which alias shall go back."""
+
+    model_config = ConfigDict(extra="forbid")
+    alias: str = Field(default=CHAMPION, description="The alias to move.")
+
+
+class CanaryIn(BaseModel):
+    """Which version shall answer which share of the champion's requests."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: StrictInt | str = Field(description="A version's number, or an alias.", examples=[2])
+    share: float = Field(gt=0, lt=1, description="Of the requests that name no other version.", examples=[0.05])
+
+
+class ShadowIn(BaseModel):
+    """Which version shall score the champion's traffic too."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: StrictInt | str = Field(description="A version's number, or an alias.", examples=[2])
+
+
+class ShadowOut(BaseModel):
+    """A champion and its shadow on the same samples, since the service started."""
+
+    name: str
+    champion: int
+    shadow: int
+    samples: int = Field(description="That both judged.", examples=[1000])
+    agreement: float | None = Field(description="Share of these with the same verdict.", examples=[0.997])
+    only_shadow: int = Field(description="Samples that only the shadow calls anomalous.")
+    only_champion: int = Field(description="Samples that only the champion calls anomalous.")
+    unjudged: int = Field(description="Samples that at least one of them could not judge.")
+    dropped: int = Field(description="Samples that were not compared: the shadow was behind or could not score them.")
+    rank_correlation: float | None = Field(
+        description="Of the p-values of both scores: 1 where they order samples alike.", examples=[0.98]
+    )
+
+
+class Moved(BaseModel):
+    """Where an alias points now."""
+
+    name: str
+    alias: str
+    version: int
+    previous: int | None
+
+
+@router.get("", summary="List the models", responses=problems(401, 503))
+def list_models(service: Shared) -> ModelList:
+    """Every registered model with its champion."""
+    return ModelList(models=[_summary(m) for m in service.registry.list()])
+
+
+@router.get("/{model}", summary="Describe a model", responses=problems(401, 404, 422, 503))
+def show_model(model: str, service: Shared) -> ModelDetail:
+    """What a model takes, what its evidence means and how it is calibrated.
+
+    `model` is `NAME` for its champion, `NAME@VERSION` or `NAME@ALIAS`.
+    """
+    served = service.live.get(model)
+    known = service.registry.show(served.resolved.name)
+    manifest, calibration = served.scorer.bundle.manifest, served.scorer.calibration
+    whole = calibration.groups[ALL]
+    return ModelDetail(
+        name=known.name,
+        version=served.resolved.version,
+        digest=served.resolved.digest,
+        kind=served.scorer.spec.kind,
+        family=manifest.family,
+        alpha=manifest.alpha,
+        input=specs.to_json(served.scorer.spec),
+        input_summary=specs.describe(served.scorer.spec),
+        evidence=manifest.evidence,
+        calibration=CalibrationOut(
+            samples=len(whole.terms["score"].values),
+            effective=whole.effective,
+            smallest_alpha=smallest_alpha(whole),
+            groups=sorted(g for g in calibration.groups if g != ALL),
+        ),
+        thresholds=_thresholds(calibration, manifest.alpha),
+        aliases=known.aliases,
+        serving=_serving(Servings(service.registry).of(known.name)),
+        versions=[VersionOut.model_validate(v, from_attributes=True) for v in known.versions],
+        promotions=[PromotionOut.model_validate(p, from_attributes=True) for p in known.promotions],
+    )
+
+
+@router.post("/{model}/promote", summary="Promote a version", responses=problems(400, 401, 403, 404, 413, 422, 503))
+def promote(model: str, body: PromoteIn, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> Moved:
+    """Points an alias, `champion` if none is named, at a version. The version is opened first, so that one that cannot
+    be served is not promoted and the first request need not wait. Needs the scope `admin`."""
+    _open(service, model, body.version)
+    moved = service.registry.promote(model, body.version, body.alias, caller.name)
+    service.live.look(now=True)
+    return _moved(model, moved)
+
+
+@router.post(
+    "/{model}/rollback", summary="Undo a promotion", responses=problems(400, 401, 403, 404, 409, 413, 422, 503)
+)
+def rollback(
+    model: str, service: Shared, caller: Annotated[Caller, Depends(admin)], body: RollbackIn | None = None
+) -> Moved:
+    """Points an alias back at the version it had before; again for the one before that. Needs the scope `admin`."""
+    moved = service.registry.rollback(model, (body or RollbackIn()).alias, caller.name)
+    service.live.look(now=True)
+    return _moved(model, moved)
+
+
+_CHANGES = problems(400, 401, 403, 404, 413, 422, 503, 507)
+
+
+@router.put("/{model}/canary", summary="Let a version answer a share of requests", responses=_CHANGES)
+def set_canary(model: str, body: CanaryIn, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
+    """A request is told apart by its `X-Request-ID`: the same id always gets the same version, and every answer names
+    the one that gave it. The version is opened first. A promotion of the champion ends it. Needs the scope `admin`."""
+    _open(service, model, body.version)
+    return _set(service, Servings(service.registry).canary(model, body.version, body.share, caller.name))
+
+
+@router.delete("/{model}/canary", summary="End the canary", responses=_CHANGES)
+def end_canary(model: str, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
+    """The champion answers every request again. Needs the scope `admin`."""
+    return _set(service, Servings(service.registry).canary(model, None, by=caller.name))
+
+
+@router.put("/{model}/shadow", summary="Compare a version on the same traffic", responses=_CHANGES)
+def set_shadow(model: str, body: ShadowIn, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
+    """The version scores what the champion scores, after the answer was given; its verdicts are counted and never
+    returned. It is opened first. A promotion of the champion ends it. Needs the scope `admin`."""
+    _open(service, model, body.version)
+    return _set(service, Servings(service.registry).shadow(model, body.version, caller.name))
+
+
+@router.delete("/{model}/shadow", summary="End the shadow", responses=_CHANGES)
+def end_shadow(model: str, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
+    """Only the champion scores again. Needs the scope `admin`."""
+    return _set(service, Servings(service.registry).shadow(model, None, caller.name))
+
+
+@router.get("/{model}/shadow", summary="How the shadow compares", responses=problems(401, 404, 422, 503))
+def show_shadow(model: str, service: Shared) -> ShadowOut:
+    """Agreement, flips both ways and how alike both rank samples, over all workers since the service started."""
+    route = Servings(service.registry).route(model)
+    if route.shadow is None:
+        raise NotFound(
+            f"Model {route.main.name} has no shadow; set one with PUT /v1/models/{route.main.name}/shadow or "
+            f"`vaegis models shadow {route.main.name}@VERSION`."
+        )
+    found = service.metrics.comparison(route.main, route.shadow)
+    agree, flips = found.samples["agree"], found.samples["only_shadow"] + found.samples["only_champion"]
+    return ShadowOut(
+        name=route.main.name,
+        champion=route.main.version,
+        shadow=route.shadow.version,
+        samples=agree + flips,
+        agreement=agree / (agree + flips) if agree + flips else None,
+        only_shadow=found.samples["only_shadow"],
+        only_champion=found.samples["only_champion"],
+        unjudged=found.samples["unjudged"],
+        dropped=found.samples["dropped"],
+        rank_correlation=found.rank_correlation,
+    )
+
+
+def _open(service: Service, model: str, version: int | str) -> None:
+    """Opens a version, so that nothing is moved to one that cannot be served."""
+    if "@" in model:
+        raise Refusal(f"{model[:70]!r} names one version; give the model's name alone, and the version in the body.")
+    service.live.opened.open(service.registry.resolve(f"{model}@{version}"))
+
+
+def _set(service: Service, serving: Serving) -> ServingOut:
+    service.live.look(now=True)
+    return _serving(serving)
+
+
+def _serving(serving: Serving) -> ServingOut:
+    return ServingOut(loaded=serving.loaded, canary=serving.canary, share=serving.share, shadow=serving.shadow)
+
+
+def _summary(model: Model) -> ModelSummary:
+    champion = model.aliases.get(CHAMPION)
+    shown = next((v for v in model.versions if v.version == champion), model.versions[-1])
+    return ModelSummary(
+        name=model.name,
+        champion=champion,
+        versions=len(model.versions),
+        kind=shown.kind,
+        family=shown.family,
+        aliases=model.aliases,
+    )
+
+
+def _moved(name: str, p: Promotion) -> Moved:
+    return Moved(name=name, alias=p.alias, version=p.to_version, previous=p.from_version)
+
+
+def _thresholds(calibration: Calibration, own: float) -> list[Threshold]:
+    found = []
+    for alpha in sorted({*ALPHAS, own}, reverse=True):
+        try:
+            decision = decide(calibration, alpha)
+        except Refusal:  # more than this model's calibration supports
+            continue
+        found.append(Threshold(alpha=alpha, threshold=decision.threshold, extrapolated=decision.extrapolated))
+    return found

@@ -1,0 +1,1 @@
+"""The scoring protocol of `/v1`."""

@@ -1,0 +1,130 @@
+"""Verdicts -> the body of an answer. Columns become lists once; only then rows are made of them."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from vaegis.models.blocks import Block
+from vaegis.models.errors import TooLarge
+from vaegis.models.events import Debounce, Event
+from vaegis.models.outputs.colours import to_png
+from vaegis.models.scorer import ANOMALOUS, UNJUDGED, Verdicts
+from vaegis.models.spec import InputSpec, SeriesSpec
+from vaegis.service.serving.live import Served
+
+Maps = Literal["none", "png", "array"]
+
+
+def check_maps(spec: InputSpec, block: Block, most: int) -> None:
+    """Holds what an answer with maps will take to a limit, before anything is scored.
+
+    Raises:
+        TooLarge: more than `most` bytes.
+    """
+    # A row of a series has a map of one value per column; that of a tiled image has the image's size.
+    each = len(spec.columns) if isinstance(spec, SeriesSpec) else math.prod(spec.map_shape)
+    values = sum(h * w for h, w in block.extents) if block.extents is not None else len(block) * each
+    size = values * 4 * 4 // 3  # float32 as base64; a PNG is smaller
+    if size > most:
+        raise TooLarge(
+            f"The maps of {len(block)} samples make an answer of {size} bytes, more than the {most} of "
+            "VAEGIS_MAX_ANSWER_BYTES. Send fewer samples at a time, or leave maps out."
+        )
+
+
+def render(served: Served, verdicts: Verdicts, maps: Maps) -> bytes:
+    """The JSON of an answer, as docs/http.md describes it."""
+    decision, spec = verdicts.decision, served.scorer.spec
+    answer: dict[str, Any] = {
+        "model": served.resolved.name,
+        "version": served.resolved.version,
+        "digest": served.resolved.digest,
+        "kind": spec.kind,
+        "decide_by": decision.decide_by,
+        "alpha": decision.alpha,
+        "threshold": decision.threshold,
+        "extrapolated": decision.extrapolated,
+        "results": list(_results(verdicts, maps, served.scorer.calibration.map_range)),
+    }
+    if isinstance(spec, SeriesSpec):
+        # Windows sent one by one have no order in time: only rows make events.
+        answer["events"] = [] if verdicts.block.warmup is None else list(_events(verdicts, spec))
+    return orjson.dumps(answer)
+
+
+def _results(v: Verdicts, maps: Maps, scale: tuple[float, float]) -> Iterator[dict[str, Any]]:
+    block, deciding = v.block, v.decision.decide_by
+    index = block.index.tolist()
+    score, p_value, p_tail = v.evidence["score"].tolist(), v.p_values[deciding].tolist(), v.p_tail.tolist()
+    anomalous = v.anomalous.tolist()
+    warmup = None if block.warmup is None else block.warmup.tolist()
+    terms = [(t, c.tolist(), v.p_values[t].tolist()) for t, c in v.evidence.items() if t != "score"]
+    for i, status in enumerate(v.status):
+        row: dict[str, Any] = {"index": index[i]}
+        if block.items[i] is not None:
+            row["item"] = block.items[i]
+        if block.timestamps is not None:
+            row["timestamp"] = block.timestamps[i]
+        row["status"] = status
+        if status == UNJUDGED:
+            # JSON has no NaN and would show null: a sample without a verdict has no score member at all.
+            row["error"] = {"title": "Cannot be judged", "status": 422, "detail": v.errors[i]}
+            yield row
+            continue
+        row["score"] = score[i]
+        row["p_value"] = p_value[i]
+        row["p_tail"] = p_tail[i]  # NaN where there is no tail: null
+        row["anomalous"] = anomalous[i]
+        if warmup is not None:
+            row["warmup"] = warmup[i]
+        row["evidence"] = {t: {"value": c[i], "p_value": p[i]} for t, c, p in terms}
+        if maps != "none" and v.maps is not None:
+            found = v.maps[i]
+            row["map"] = None if found is None else _map(found, maps, scale)
+        yield row
+
+
+def _map(values: NDArray[np.float32], form: Maps, scale: tuple[float, float]) -> dict[str, Any]:
+    if form == "png":
+        return {"png": base64.b64encode(to_png(values, scale)).decode()}
+    raw = np.ascontiguousarray(values, "<f4").tobytes()
+    return {"shape": list(values.shape), "dtype": "float32", "data": base64.b64encode(raw).decode()}
+
+
+def _events(v: Verdicts, spec: SeriesSpec) -> Iterator[dict[str, Any]]:
+    """Events of each item's rows; rows of one item lie together."""
+    block, n = v.block, len(v)
+    rows, scores = block.index.tolist(), v.evidence["score"].tolist()
+    begin = 0
+    while begin < n:
+        end = begin + 1
+        while end < n and block.items[end] == block.items[begin] and rows[end] == rows[end - 1] + 1:
+            end += 1
+        debounce = Debounce(spec.columns)
+        found: list[Event | None] = []
+        for i in range(begin, end):
+            where = None if v.maps is None else v.maps[i]
+            found.append(debounce.add(rows[i], v.status[i] == ANOMALOUS, scores[i], where))
+        found.append(debounce.close())
+        for event in found:
+            if event is not None:
+                yield _event(v, event, begin - rows[begin])
+        begin = end
+
+
+def _event(v: Verdicts, event: Event, offset: int) -> dict[str, Any]:
+    made: dict[str, Any] = {"start": event.start, "end": event.end}
+    item, stamps = v.block.items[event.start + offset], v.block.timestamps
+    if item is not None:
+        made["item"] = item
+    if stamps is not None:
+        made["start_timestamp"], made["end_timestamp"] = stamps[event.start + offset], stamps[event.end + offset]
+    made["peak_score"], made["peak"], made["channels"] = event.peak_score, event.peak, list(event.channels)
+    return made

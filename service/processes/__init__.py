@@ -1,0 +1,1 @@
+"""What runs as an operating-system process, and decides nothing."""

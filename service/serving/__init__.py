@@ -1,0 +1,1 @@
+"""The models open in this process, and the one act of judging. Knows no HTTP."""

@@ -1,0 +1,279 @@
+"""The models in service: addresses -> open scorers.
+
+What an address stands for is held here and looked up again only when the store says that something of the model has
+changed; a thread asks twice a second, so that a promotion by any process is seen without a restart and no request
+waits for the store. A new version is opened aside before the address moves to it; requests under way keep the one they
+began with.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import blake2b
+
+import structlog
+
+from vaegis.models.errors import NotFound, Refusal
+from vaegis.models.runtime.sessions import Cuda, Device, Placed, placed
+from vaegis.service.errors import NotReady, Unloaded
+from vaegis.service.serving.open_versions import Opened, Served
+from vaegis.service.serving.shadow import Shadows
+from vaegis.service.store.database import Unavailable
+from vaegis.service.store.registry import Registry, Resolved
+from vaegis.service.store.servings import Route, Servings, State
+
+__all__ = ["Live", "Served"]
+
+FRESH_SECONDS = 1.0
+WATCH_SECONDS = 0.5
+ADDRESSES_MOST = 4096  # remembered; forgotten all together beyond that
+
+
+class Live:
+    """Opens versions when they are first asked for. Safe between threads."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        device: Device,
+        threads: int,
+        budget: int,
+        clock: Callable[[], float] = time.monotonic,
+        lanes: int = 1,
+        cuda: Cuda = Cuda(),
+    ) -> None:
+        """See `Opened` for the arguments.
+
+        Raises:
+            Refusal: the device was asked for and cannot be had.
+        """
+        self.placed: Placed = placed(device)
+        self.opened = Opened(device, threads, budget, clock, lanes, cuda)
+        self.shadows = Shadows(self.opened.open)
+        self._registry, self._servings, self._clock = registry, Servings(registry), clock
+        self._routes: dict[str, Route] = {}
+        self._states: dict[str, State] | None = None  # of every model, when the store was last asked
+        self._fresh_until = float("-inf")
+        self._looking = threading.Lock()
+        self._changes = 0  # counts looks that found something new
+        self._failed: dict[str, str] = {}  # model -> why the version it should be served by cannot be opened
+        self._waiting: tuple[str, ...] | None = None  # champions still to be opened at the start; None = not begun
+        self._stopped, self._leaving = threading.Event(), False
+
+    @property
+    def device(self) -> str:
+        """Where graphs run: cuda or cpu."""
+        return self.placed.device
+
+    def peek(self, address: str, key: str = "") -> Served | None:
+        """What `get` would return, where that needs no waiting."""
+        route = self._routes.get(address)
+        if route is None or self._fresh_until <= self._clock():
+            return None
+        return self.opened.peek(_chosen(route, key).place)
+
+    def get(self, address: str, key: str = "") -> Served:
+        """The version that answers an address, open.
+
+        Args:
+            key: what tells requests apart, such as their id; the same key gets the same side of a canary. Without one
+                the champion answers.
+
+        Raises:
+            NotFound: no such model, version or alias.
+            Unloaded: the model was unloaded.
+            Refusal: the bundle is damaged or does not fit, or the store cannot be reached.
+        """
+        self.look()
+        while True:
+            changes = self._changes
+            route = self._routes.get(address) or self._servings.route(address)
+            if not route.loaded:
+                raise Unloaded(
+                    f"Model {route.main.name} was unloaded and answers nothing until it is loaded again "
+                    f"(POST /v2/repository/models/{route.main.name}/load)."
+                )
+            route = self._ready(route, champion="@" not in address)
+            served = self.opened.open(_chosen(route, key))
+            if changes == self._changes:
+                break  # else what was read may be from before the change
+        if len(self._routes) >= ADDRESSES_MOST:
+            self._routes = {}
+        self._adopt(address, route)
+        return served
+
+    def load(self, name: str, by: str = "") -> Served:
+        """Has a model served by every process of the store, and opens it here.
+
+        Raises:
+            NotFound, Refusal: as `get`.
+        """
+        self._servings.load(_bare(name), True, by)
+        self.look(now=True)
+        return self.get(name)
+
+    def unload(self, name: str, by: str = "") -> None:
+        """Closes a model in every process of the store until it is loaded again; requests under way are answered.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        self._servings.load(_bare(name), False, by)
+        self.look(now=True)
+
+    def served(self) -> tuple[Served, ...]:
+        """The versions that are open."""
+        return self.opened.all()
+
+    def start(self) -> None:
+        """Opens the champions, so that the first requests need not wait.
+
+        A champion that cannot be opened is named by `check`; those beyond the memory budget wait to be asked for.
+        """
+        log = structlog.get_logger("vaegis.live")
+        self.look()
+        models = [m.name for m in self._registry.list() if "champion" in m.aliases]
+        self._waiting = tuple(models)
+        for name in models:
+            try:
+                route = self._servings.route(name)
+                if route.loaded and self.opened.fits(route.main):
+                    served = self.get(name)
+                    log.info(
+                        "model in service", model=name, version=served.resolved.version, device=served.scorer.device
+                    )
+            except Refusal as error:
+                self._failed[name] = str(error)
+                log.error("model cannot be served", model=name, reason=str(error))
+            self._waiting = self._waiting[1:]
+
+    def watch(self) -> None:
+        """Follows the store until `stop`."""
+        while not self._stopped.wait(WATCH_SECONDS):
+            self.look(now=True)
+
+    def stop(self) -> None:
+        """Ends the watching and the shadows."""
+        self._stopped.set()
+        self.shadows.stop()
+
+    def leave(self) -> None:
+        """From now on `check` tells whoever sends requests to send them elsewhere; they are answered nevertheless."""
+        self._leaving = True
+
+    def look(self, now: bool = False) -> None:
+        """Follows what has changed in the store, unless that was asked a moment ago.
+
+        While the store cannot be reached, what is known stays in service.
+        """
+        if not now and self._clock() < self._fresh_until:
+            return
+        with self._looking:
+            if not now and self._clock() < self._fresh_until:
+                return  # somebody else has just looked
+            try:
+                states = self._servings.states()
+            except Unavailable as error:
+                if self._states is None:
+                    raise
+                structlog.get_logger("vaegis.live").warning("the store does not answer", reason=str(error))
+                self._fresh_until = self._clock() + FRESH_SECONDS
+                return
+            if self._states is not None and states != self._states:
+                self._fresh_until = float("inf")  # what was known answers until the new versions are open
+                self._changes += 1
+                self._follow({n for n in states if states[n] != self._states.get(n)})
+            self._states = states
+            self._fresh_until = self._clock() + FRESH_SECONDS
+
+    def refresh(self) -> None:
+        """Looks everything up again, such as a bundle that was restored."""
+        with self._looking:
+            self._states = {} if self._states is not None else None
+        self.look(now=True)
+
+    def check(self) -> tuple[str, ...]:
+        """Whether everything that should be in service is; what is wrong without stopping any answer.
+
+        Raises:
+            Refusal: the store does not answer, models are still being opened, or one cannot be.
+        """
+        if self._leaving:
+            raise NotReady("The service is stopping.")
+        self._registry.ping()
+        if self._waiting is None or self._waiting:
+            raise NotReady(f"Models are still being opened: {', '.join((self._waiting or ('all',))[:10])}.")
+        warnings = []
+        for name, reason in list(self._failed.items()):
+            if self.peek(name) is None:
+                raise NotReady(f"Model {name} cannot be served: {reason}")
+            warnings.append(f"Model {name} is served by its version before, as the new one cannot be opened: {reason}")
+        return tuple(warnings)
+
+    def _follow(self, names: set[str]) -> None:
+        """Looks up the addresses of these models again, and opens what they stand for now."""
+        log = structlog.get_logger("vaegis.live")
+        for address, before in list(self._routes.items()):
+            name = before.main.name
+            if name not in names:
+                continue
+            try:
+                route = self._servings.route(address)
+                if route.loaded:
+                    self._adopt(address, self._ready(route, champion="@" not in address))
+                    continue
+            except NotFound:
+                pass  # an alias that has gone
+            except Refusal as error:
+                log.error("the version before stays in service", model=name, address=address, reason=str(error))
+                continue
+            self._routes.pop(address, None)
+            self.shadows.assign(before.main, None)
+        for name in names:
+            if not self._servings.of(name).loaded:
+                self.opened.close(name)
+
+    def _adopt(self, address: str, route: Route) -> None:
+        before = self._routes.get(address)
+        self._routes[address] = route
+        if address == route.main.name:
+            if before is not None and before.main != route.main:
+                self.shadows.assign(before.main, None)
+            self.shadows.assign(route.main, route.shadow)
+
+    def _ready(self, route: Route, champion: bool) -> Route:
+        """The route with its versions open; without its canary where that cannot be opened."""
+        name = route.main.name
+        try:
+            self.opened.open(route.main)
+        except Refusal as error:
+            if champion:  # a damaged version that nobody is served by default does not make us unready
+                self._failed[name] = str(error)
+            raise
+        if champion:
+            self._failed.pop(name, None)
+        if route.canary is None:
+            return route
+        try:
+            self.opened.open(route.canary)
+        except Refusal as error:
+            structlog.get_logger("vaegis.live").error("the canary cannot answer", model=name, reason=str(error))
+            return replace(route, canary=None)
+        return route
+
+
+def _chosen(route: Route, key: str) -> Resolved:
+    """The version that answers a request."""
+    if route.canary is None or not key:
+        return route.main
+    number = blake2b(f"{route.main.name}\0{key}".encode(), digest_size=8).digest()
+    return route.canary if int.from_bytes(number) < route.share * 2**64 else route.main
+
+
+def _bare(name: str) -> str:
+    if "@" in name:
+        raise Refusal(f"{name[:70]!r} names one version; a model is loaded and unloaded whole, by its name alone.")
+    return name

@@ -1,0 +1,193 @@
+"""The versions that are open, within a budget of memory.
+
+What a version takes is estimated: the larger of twice its graph's bytes (weights, and their packed copies) and the
+growth of the process while it was opened and first run. That growth is seen from outside, so other work at the same
+moment counts in it; a version never counts for less than its file says.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vaegis.models.bundle import SCORE, open_bundle
+from vaegis.models.calibration import ALL, Decision
+from vaegis.models.errors import Damaged, NotFound, Refusal
+from vaegis.models.runtime.sessions import Cuda, Device
+from vaegis.models.scorer import Scorer
+from vaegis.service.serving.batching import Batcher
+from vaegis.service.store.registry import Resolved
+
+Asked = tuple[float | None, float | None, str, str | None]  # alpha, threshold, decide_by, group
+
+COPIES = 2  # of a graph's bytes, at least, that an open session holds
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version in service."""
+
+    resolved: Resolved
+    scorer: Scorer
+    median: float  # of clean scores
+    spread: float  # their interquartile range, or 1 where that is nothing
+    bytes: int  # of memory, as estimated
+    batcher: Batcher  # gathers its requests
+    decisions: dict[Asked, Decision] = field(default_factory=dict)  # made before, by what was asked
+
+
+class TooBig(Refusal):
+    """A version that would not fit even if nothing else were open."""
+
+    status = 507
+    title = "Does not fit in memory"
+
+
+class Opened:
+    """Opens versions and closes the least recently used ones when memory runs out. Safe between threads.
+
+    Closing only forgets: requests under way hold the version they began with until they are answered.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        threads: int,
+        budget: int,
+        clock: Callable[[], float] = time.monotonic,
+        lanes: int = 1,
+        cuda: Cuda = Cuda(),
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            threads: of one graph call; 0 = one, so that calls side by side do not wait for each other's threads.
+            budget: bytes of all open versions together.
+            lanes: graph calls of one version that may run at the same time on the CPU.
+            cuda: what is done on a GPU beyond running there.
+            changed: is told after a version was opened or closed.
+        """
+        self._device, self._threads, self._budget, self._clock = device, threads or 1, budget, clock
+        self._lanes, self._cuda = lanes, cuda
+        self.changed = changed
+        self._open: dict[str, Served] = {}  # by place
+        self._used: dict[str, float] = {}  # place -> when it was last asked for
+        self._opening: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def peek(self, place: str) -> Served | None:
+        """The version, if it is open."""
+        served = self._open.get(place)
+        if served is not None:
+            self._used[place] = self._clock()
+        return served
+
+    def open(self, resolved: Resolved) -> Served:
+        """The version, opened if it is not; two that ask at once wait for one opening.
+
+        Raises:
+            Refusal: the bundle is damaged, or needs more memory than all versions together may have.
+        """
+        place = resolved.place
+        served = self.peek(place)
+        if served is not None:
+            return served
+        with self._lock:
+            turn = self._opening.setdefault(place, threading.Lock())
+        with turn:
+            served = self.peek(place)
+            if served is None:
+                size = self._expected(resolved)
+                self._make_room(size, place)
+                served = _load(resolved, self._device, self._threads, self._lanes, self._cuda, size)
+                with self._lock:
+                    self._open[place], self._used[place] = served, self._clock()
+                self._make_room(0, place)
+                self.changed()
+        with self._lock:
+            self._opening.pop(place, None)
+        return served
+
+    def close(self, name: str) -> None:
+        """Closes every version of a model."""
+        self._forget([s.resolved.place for s in self.all() if s.resolved.name == name])
+
+    def fits(self, resolved: Resolved) -> bool:
+        """Whether a version can be opened without closing another.
+
+        Raises:
+            TooBig: it cannot be opened at all.
+        """
+        return self._expected(resolved) + sum(s.bytes for s in self.all()) <= self._budget
+
+    def all(self) -> tuple[Served, ...]:
+        """The versions that are open."""
+        with self._lock:
+            return tuple(self._open.values())
+
+    def _expected(self, resolved: Resolved) -> int:
+        try:
+            size = COPIES * (resolved.path / SCORE).stat().st_size
+        except OSError:
+            return 0  # opening it says what is wrong
+        if size > self._budget:
+            raise TooBig(
+                f"Version {resolved.version} of {resolved.name} needs about {_mib(size)} MiB, more than the "
+                f"{_mib(self._budget)} MiB that all open models may take together. Raise VAEGIS_MODEL_BYTES on the "
+                "service."
+            )
+        return size
+
+    def _make_room(self, size: int, keep: str) -> None:
+        """Closes the least recently used versions until `size` more bytes fit; `keep` stays."""
+        with self._lock:
+            total = size + sum(s.bytes for s in self._open.values())
+            goners = []
+            for place in sorted(self._open, key=lambda p: self._used.get(p, 0.0)):
+                if total <= self._budget:
+                    break
+                if place != keep:
+                    total -= self._open[place].bytes
+                    goners.append(place)
+        self._forget(goners)
+
+    def _forget(self, places: list[str]) -> None:
+        with self._lock:
+            for place in places:
+                self._open.pop(place, None)
+                self._used.pop(place, None)
+        if places:
+            self.changed()
+
+
+def _load(resolved: Resolved, device: Device, threads: int, lanes: int, cuda: Cuda, expected: int) -> Served:
+    before = _resident()
+    try:
+        scorer = Scorer(open_bundle(resolved.path), device, threads, spin=False, cuda=cuda)
+    except NotFound as error:
+        raise Damaged(
+            f"The bundle of {resolved.name} version {resolved.version} is not in VAEGIS_HOME any more; import it "
+            "again or restore the home from a backup."
+        ) from error
+    batcher = Batcher(scorer, scorer.graph.warm(), 1 if scorer.device == "cuda" else lanes)
+    clean = scorer.calibration.groups[ALL].terms["score"].values
+    low, middle, high = np.quantile(clean, (0.25, 0.5, 0.75)).tolist()
+    return Served(resolved, scorer, middle, (high - low) or 1.0, max(expected, _resident() - before), batcher)
+
+
+def _resident() -> int:
+    """Bytes of this process in memory; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _mib(size: int) -> int:
+    return -(-size // 2**20)
