@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from vaegis.models.spec import InputSpec
 
+Floats = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Block:
@@ -85,3 +87,63 @@ class Samples(Protocol):
     def content(self, i: int) -> bytes:
         """A 16-byte digest of sample i: copies of a sample have equal digests."""
         ...
+
+
+def conditions_of(samples: Samples, parts: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """(m,) numbers of the parts' conditions, where there are some."""
+    return None if samples.conditions is None else samples.conditions[parts]
+
+
+def parts_of(samples: Samples, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The parts of the chosen samples, in order."""
+    first, count = samples.first[chosen], samples.count[chosen]
+    if (count == 1).all():
+        return first
+    return np.concatenate([np.arange(f, f + c) for f, c in zip(first, count, strict=True)])
+
+
+def strongest(values: Floats, first: NDArray[np.int64], count: NDArray[np.int64]) -> Floats:
+    """Per sample the largest value of its parts; NaN if any is NaN."""
+    if len(first) == 0:
+        return np.empty(0)
+    if (count == 1).all():
+        return values[first]
+    best = values[first].copy()
+    for step in range(1, int(count.max())):
+        more = np.flatnonzero(count > step)
+        best[more] = np.maximum(best[more], values[first[more] + step])
+    return best
+
+
+def sample_maps(block: Block, maps: NDArray[np.float32]) -> list[NDArray[np.float32] | None]:
+    """Part maps -> sample maps: tiles and windows that overlap are averaged where they do."""
+    if block.place is None:
+        return [maps[f] if c else None for f, c in zip(block.first, block.count, strict=True)]
+    if block.extents is not None:
+        return [_stitched(block, maps, i) for i in range(len(block))]
+    # Windows: the map of a row is the mean over the windows that cover it.
+    n, width = len(block), maps.shape[1]
+    total = np.zeros((n, maps.shape[2]), np.float64)
+    cover = np.zeros(n)
+    for top, one in zip(block.place[:, 0].tolist(), maps, strict=True):
+        low, high = max(top, 0), min(top + width, n)
+        if low < high:
+            total[low:high] += one[low - top : high - top]
+            cover[low:high] += 1
+    rows = (total / np.maximum(cover, 1)[:, None]).astype(np.float32)
+    return [rows[i] if block.count[i] and cover[i] else None for i in range(n)]
+
+
+def _stitched(block: Block, maps: NDArray[np.float32], i: int) -> NDArray[np.float32] | None:
+    assert block.place is not None
+    assert block.extents is not None
+    if not block.count[i]:
+        return None
+    height, width = block.extents[i]
+    total, cover = np.zeros((height, width)), np.zeros((height, width))
+    for part in range(block.first[i], block.first[i] + block.count[i]):
+        top, left = block.place[part]
+        h, w = maps.shape[1:3]
+        total[top : top + h, left : left + w] += maps[part]
+        cover[top : top + h, left : left + w] += 1
+    return (total / np.maximum(cover, 1)).astype(np.float32)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaegis.models.blocks import Block
+from vaegis.models.blocks import Block, Floats, sample_maps, strongest
 from vaegis.models.bundle import SCORE, Bundle
 from vaegis.models.calibration import ALL, Decision, decide
 from vaegis.models.errors import Refusal
@@ -23,7 +23,6 @@ from vaegis.models.runtime.sessions import Cuda, Device
 from vaegis.models.spec import InputSpec
 
 CUDA = Cuda()
-Floats = NDArray[np.float64]
 
 BATCH_VALUES = 2**18  # values per graph call: enough to fill a core, small enough to stay in its cache
 BATCH_MOST = 1024
@@ -136,6 +135,11 @@ class Graph:
         values = CUDA_VALUES if self.device == "cuda" else BATCH_VALUES
         self._most = max(1, min(BATCH_MOST, values // int(np.prod(spec.shape))))
         self._batch = self._most  # parts of a call
+
+    @property
+    def batch(self) -> int:
+        """Parts of a call where none are named."""
+        return self._batch
 
     def run(
         self, parts: NDArray[Any], maps: bool = False, batch: int = 0, conditions: NDArray[np.int64] | None = None
@@ -340,50 +344,3 @@ class Scorer:
                 yield decide(self.calibration, decision.alpha, given, decision.decide_by, name or None), chosen
             except Refusal as refusal:
                 errors.update(dict.fromkeys(chosen.tolist(), str(refusal)))
-
-
-def strongest(values: Floats, first: NDArray[np.int64], count: NDArray[np.int64]) -> Floats:
-    """Per sample the largest value of its parts; NaN if any is NaN."""
-    if len(first) == 0:
-        return np.empty(0)
-    if (count == 1).all():
-        return values[first]
-    best = values[first].copy()
-    for step in range(1, int(count.max())):
-        more = np.flatnonzero(count > step)
-        best[more] = np.maximum(best[more], values[first[more] + step])
-    return best
-
-
-def sample_maps(block: Block, maps: NDArray[np.float32]) -> list[NDArray[np.float32] | None]:
-    """Part maps -> sample maps: tiles and windows that overlap are averaged where they do."""
-    if block.place is None:
-        return [maps[f] if c else None for f, c in zip(block.first, block.count, strict=True)]
-    if block.extents is not None:
-        return [_stitched(block, maps, i) for i in range(len(block))]
-    # Windows: the map of a row is the mean over the windows that cover it.
-    n, width = len(block), maps.shape[1]
-    total = np.zeros((n, maps.shape[2]), np.float64)
-    cover = np.zeros(n)
-    for top, one in zip(block.place[:, 0].tolist(), maps, strict=True):
-        low, high = max(top, 0), min(top + width, n)
-        if low < high:
-            total[low:high] += one[low - top : high - top]
-            cover[low:high] += 1
-    rows = (total / np.maximum(cover, 1)[:, None]).astype(np.float32)
-    return [rows[i] if block.count[i] and cover[i] else None for i in range(n)]
-
-
-def _stitched(block: Block, maps: NDArray[np.float32], i: int) -> NDArray[np.float32] | None:
-    assert block.place is not None
-    assert block.extents is not None
-    if not block.count[i]:
-        return None
-    height, width = block.extents[i]
-    total, cover = np.zeros((height, width)), np.zeros((height, width))
-    for part in range(block.first[i], block.first[i] + block.count[i]):
-        top, left = block.place[part]
-        h, w = maps.shape[1:3]
-        total[top : top + h, left : left + w] += maps[part]
-        cover[top : top + h, left : left + w] += 1
-    return (total / np.maximum(cover, 1)).astype(np.float32)

@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vaegis.models.blocks import Samples
+from vaegis.models.blocks import Samples, conditions_of, parts_of
 from vaegis.models.errors import Refusal
 from vaegis.models.families import Batches, Conditioned, Family, Progress, Recipe, conditioned
 from vaegis.training import checkpoint
 from vaegis.training.allocator import keep_freed
 from vaegis.training.augment import augment
 from vaegis.training.checkpoint import State
-from vaegis.training.splits import Split, conditions_of, parts_of
+from vaegis.training.splits import Split
 from vaegis.training.weight_average import Average
 
 EPOCH_LEAST = 50  # steps: passes over a few hundred samples are too short to judge

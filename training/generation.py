@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vaegis.models.blocks import Samples
+from vaegis.models.blocks import Samples, conditions_of
 from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, STEP, Manifest
 from vaegis.models.errors import Refusal
 from vaegis.models.families.vae import VAE
@@ -37,7 +37,7 @@ from vaegis.models.latent import Coder, as_raw
 from vaegis.models.runtime.sessions import open_session
 from vaegis.models.spec import InputSpec
 from vaegis.training.fit import FitOptions, fit
-from vaegis.training.splits import Split, conditions_of
+from vaegis.training.splits import Split
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -25,21 +25,21 @@ from safetensors.torch import save
 
 from vaegis.models import inputs, sources
 from vaegis.models import spec as specs
-from vaegis.models.blocks import Samples
+from vaegis.models.blocks import Samples, conditions_of, parts_of
 from vaegis.models.bundle import CALIBRATION, ROI, SCORE, WEIGHTS, Bundle, write_bundle
-from vaegis.models.calibration import ALL, Calibration, Decision, calibrate, decide, smallest_alpha, to_bytes
+from vaegis.models.calibration import ALL, Calibration, Decision, decide, smallest_alpha, to_bytes
+from vaegis.models.derived.calibrating import calibrate_graph, usable_alpha
 from vaegis.models.errors import Conflict, Refusal
 from vaegis.models.families import FAMILIES, Family, conditioned, make
 from vaegis.models.inputs import InputOptions
-from vaegis.models.scorer import Graph, strongest
+from vaegis.models.scorer import Graph
 from vaegis.models.sources import SourceOptions
 from vaegis.training import report
 from vaegis.training.export import Gate, doubled, export, export_score, gate
 from vaegis.training.fit import FitOptions, Fitted, Step, fit, looks
 from vaegis.training.generation import Network, measure, unwritten
-from vaegis.training.splits import Split, conditions_of, parts_of, split
+from vaegis.training.splits import Split, split
 
-MAP_SAMPLES = 256  # calibration samples whose maps set the colour scale
 FEW_OF_ONE = 50  # clean samples of one condition, of which fewer are worth a note
 LIBRARIES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "lightning-fabric")
 
@@ -145,7 +145,8 @@ def run(request: Request, watch: Watch | None = None) -> Made:
         watch.stage("Exporting and calibrating")
         fuse(family, samples, parted, request.options.seed)
         graphs, proof = _exported(family, samples, parted, note)
-        calibration, evidence = _calibration(graphs[SCORE], samples, parted)
+        scored = Graph(graphs[SCORE], spec, "cpu")
+        calibration, evidence = calibrate_graph(scored, samples, parted.calibrate, parted.effective)
         alpha, decision = _default(calibration, request.alpha, note)
         judged = None
         if request.generation or request.network is not None:
@@ -239,39 +240,6 @@ def fuse(family: Family, samples: Samples, parted: Split, seed: int) -> None:
     family.fusion.fit({t: torch.cat(v) for t, v in found.items()})
 
 
-def evidence_of(graph: Graph, samples: Samples, chosen: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Term -> (n,) raw evidence of the chosen samples, through the exported graph."""
-    columns: dict[str, list[NDArray[np.float64]]] = {t: [] for t in graph.terms}
-    step = 4096 if samples.spec.kind == "vector" else 512
-    for i in range(0, len(chosen), step):
-        some = chosen[i : i + step]
-        parts = parts_of(samples, some)
-        out = graph.run(samples.take(parts), conditions=conditions_of(samples, parts))
-        count = samples.count[some]
-        first = np.cumsum(count) - count
-        for term in graph.terms:
-            columns[term].append(strongest(out[term].astype(np.float64), first, count))
-    return {t: np.concatenate(v) if v else np.empty(0) for t, v in columns.items()}
-
-
-def _calibration(graph: bytes, samples: Samples, parted: Split) -> tuple[Calibration, dict[str, NDArray[np.float64]]]:
-    """The calibration, and the evidence of the calibrate split that it was made from."""
-    opened = Graph(graph, samples.spec, "cpu")
-    chosen = parted.calibrate
-    values = evidence_of(opened, samples, chosen)
-    groups = [samples.calibration_groups[i] for i in chosen] if samples.calibration_groups is not None else None
-    some = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), MAP_SAMPLES)).astype(np.int64)]
-    parts = parts_of(samples, some)[: 4 * MAP_SAMPLES]
-    maps = opened.run(samples.take(parts), maps=True, conditions=conditions_of(samples, parts))["map"]
-    low, high = (float(q) for q in np.quantile(maps, [0.5, 0.999]))
-    effective: int | dict[str, int] = parted.effective
-    if groups is not None and parted.effective < len(chosen):
-        # Windows that overlap are spread over the groups in proportion.
-        effective = {g: max(1, groups.count(g) * parted.effective // len(chosen)) for g in set(groups)}
-        effective[ALL] = parted.effective
-    return calibrate(values, groups, effective, (low, high)), values
-
-
 def _few(samples: Samples, parted: Split) -> Iterator[str]:
     """Sentences on conditions with few clean samples.
 
@@ -298,9 +266,8 @@ def _few(samples: Samples, parted: Split) -> Iterator[str]:
 def _default(calibration: Calibration, alpha: float, note: Callable[[str], None]) -> tuple[float, Decision]:
     """The rate used when none is asked for: the one given, or the lowest the clean samples can support."""
     group = calibration.groups[ALL]
-    lowest = smallest_alpha(group)
-    if alpha < lowest:
-        usable = min(0.5, float(np.ceil(lowest * 1000) / 1000))
+    usable = usable_alpha(calibration, alpha)
+    if usable > alpha:
         note(
             f"A false-alarm rate of {alpha:g} needs more than the {group.effective} independent clean samples held out "
             f"for calibration; this model's own rate is {usable:g}. Add clean samples for a lower one."

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaegis.models.blocks import Samples
+from vaegis.models.derived.calibrating import independent
 from vaegis.models.errors import Refusal
 from vaegis.models.spec import SeriesSpec
 
@@ -80,7 +81,7 @@ def split(samples: Samples, seed: int) -> Split:
             f"The {n} clean samples form {distinct} {what} that must stay whole, too few for fit, validate and "
             "calibrate. Add clean samples from more of them."
         )
-    return Split(fit, held, last, len(last) if row is None else _apart(samples, last, row, window))
+    return Split(fit, held, last, independent(samples, last))
 
 
 def _units(samples: Samples) -> list[bytes]:
@@ -150,7 +151,7 @@ def _by_blocks(samples: Samples, row: NDArray[np.int64], window: int) -> Split |
     fit, held, last = (np.flatnonzero(sides == s) for s in range(3))
     if min(len(fit), len(held), len(last)) == 0:
         return None
-    return Split(fit, held, last, _apart(samples, last, row, window), np.sort(np.concatenate([fit, held])))
+    return Split(fit, held, last, independent(samples, last), np.sort(np.concatenate([fit, held])))
 
 
 def _whole_items(samples: Samples, row: NDArray[np.int64], window: int) -> list[bytes]:
@@ -188,26 +189,3 @@ def _blocks(pattern: str, length: int, window: int) -> list[tuple[int, int, int]
         gap = min(window, (high - low) // 4) if i + 1 < len(runs) else 0
         made.append(("FVC".index(letter), low, high - gap))
     return made
-
-
-def _apart(samples: Samples, chosen: NDArray[np.int64], row: NDArray[np.int64], window: int) -> int:
-    """How many of the chosen windows fit side by side without overlap."""
-    count, item, free = 0, None, -1
-    for i in chosen.tolist():
-        if samples.items[i] != item or row[i] >= free:
-            item, free = samples.items[i], int(row[i]) + window
-            count += 1
-    return count
-
-
-def conditions_of(samples: Samples, parts: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """(m,) numbers of the parts' conditions, where there are some."""
-    return None if samples.conditions is None else samples.conditions[parts]
-
-
-def parts_of(samples: Samples, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The parts of the chosen samples, in order."""
-    first, count = samples.first[chosen], samples.count[chosen]
-    if (count == 1).all():
-        return first
-    return np.concatenate([np.arange(f, f + c) for f, c in zip(first, count, strict=True)])

@@ -17,20 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vaegis.models import spec as specs
 from vaegis.models.blocks import Samples
 from vaegis.models.bundle import SCORE, Bundle
-from vaegis.models.calibration import ALL, Calibration, calibrate, smallest_alpha
+from vaegis.models.calibration import ALL, Calibration
+from vaegis.models.derived.calibrating import LEAST, calibrate_graph
 from vaegis.models.errors import Refusal
-from vaegis.models.scorer import Graph, strongest
-from vaegis.models.spec import SeriesSpec
+from vaegis.models.scorer import Graph
 
-LEAST = 20  # clean samples to calibrate on
-MAPS = 256  # parts whose maps set the colour scale
 NORMAL_RANGE = 1.349  # interquartile range of a standard normal distribution
-STEP = 512  # samples in memory at once
 
 
 @dataclass(frozen=True)
@@ -150,7 +146,7 @@ def meaning(members: Sequence[Member]) -> dict[str, str]:
     return found
 
 
-def calibrated(graph: bytes, samples: Samples) -> Calibration:
+def calibrate_ensemble(graph: bytes, samples: Samples) -> Calibration:
     """The calibration of a score graph on clean samples.
 
     Raises:
@@ -161,50 +157,7 @@ def calibrated(graph: bytes, samples: Samples) -> Calibration:
         raise Refusal(
             f"{n} clean samples were given; calibrating an ensemble takes {LEAST} at least. Add clean samples."
         )
-    opened = Graph(graph, samples.spec, "cpu")
-    columns: dict[str, list[NDArray[np.float64]]] = {t: [] for t in opened.terms}
-    for i in range(0, n, STEP):
-        first, count = samples.first[i : i + STEP], samples.count[i : i + STEP]
-        parts = np.concatenate([np.arange(f, f + c) for f, c in zip(first, count, strict=True)])
-        told = samples.conditions[parts] if samples.conditions is not None else None
-        out = opened.run(samples.take(parts), conditions=told)
-        for term in opened.terms:
-            columns[term].append(strongest(out[term].astype(np.float64), np.cumsum(count) - count, count))
-    values = {term: np.concatenate(found) for term, found in columns.items()}
-    for term, found in values.items():
-        if not np.isfinite(found).all():
-            i = int(np.flatnonzero(~np.isfinite(found))[0])
-            raise Refusal(f"The {term} of clean sample {i} ({samples.items[i]}) is no finite number; leave it out.")
-    some = samples.first[np.linspace(0, n - 1, min(n, MAPS)).astype(np.int64)]
-    told = samples.conditions[some] if samples.conditions is not None else None
-    maps = opened.run(samples.take(some), maps=True, conditions=told)["map"]
-    low, high = (float(q) for q in np.quantile(maps, [0.5, 0.999]))
-    groups = list(samples.calibration_groups) if samples.calibration_groups is not None else None
-    apart = independent(samples)
-    effective: int | dict[str, int] = apart
-    if groups is not None and apart < n:
-        # Windows that overlap are spread over the groups in proportion.
-        effective = {g: max(1, groups.count(g) * apart // n) for g in set(groups)}
-        effective[ALL] = apart
-    return calibrate(values, groups, effective, (low, high))
-
-
-def usable_alpha(calibration: Calibration, alpha: float) -> float:
-    """The rate asked for, or the lowest that the clean samples support, rounded up to a tenth of a per cent."""
-    lowest = smallest_alpha(calibration.groups[ALL])
-    return alpha if alpha >= lowest else min(0.5, float(np.ceil(lowest * 1000) / 1000))
-
-
-def independent(samples: Samples) -> int:
-    """Samples; of a series, windows that fit side by side without overlap."""
-    if samples.row is None or not samples.row.any() or not isinstance(samples.spec, SeriesSpec):
-        return len(samples)
-    count, item, free = 0, None, -1
-    for name, row in zip(samples.items, samples.row.tolist(), strict=True):
-        if name != item or row >= free:
-            item, free = name, row + samples.spec.window
-            count += 1
-    return count
+    return calibrate_graph(Graph(graph, samples.spec, "cpu"), samples)[0]
 
 
 def _centre(calibration: Calibration) -> tuple[float, float]:

@@ -21,23 +21,20 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from vaegis.models import spec as specs
-from vaegis.models.blocks import Block
+from vaegis.models.blocks import Block, Floats, strongest
 from vaegis.models.bundle import CALIBRATION, SCORE, Bundle, write_bundle
 from vaegis.models.calibration import Calibration, calibrate, decide, to_bytes
 from vaegis.models.errors import Refusal
 from vaegis.models.runtime.sessions import Device
-from vaegis.models.scorer import Graph, strongest
+from vaegis.models.scorer import Graph
 
 RANK, NEAR = 0.995, 0.05
 LEAST = 99  # samples, as a fit keeps for calibration
 HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 BETWEEN = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Mul", "Add", "Reshape", "Transpose", "AveragePool")
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaegis.models.blocks import Block
-from vaegis.models.scorer import sample_maps
+from vaegis.models.blocks import Block, sample_maps
 from vaegis.models.spec import ImageSpec, InputSpec
 
 

@@ -49,7 +49,8 @@ def ensemble(
     from vaegis.models import spec as specs
     from vaegis.models.bundle import CALIBRATION, ROI, SCORE, write_bundle
     from vaegis.models.calibration import decide, to_bytes
-    from vaegis.models.derived.ensemble import calibrated, check, independent, meaning, merged, usable_alpha
+    from vaegis.models.derived.calibrating import independent, usable_alpha
+    from vaegis.models.derived.ensemble import calibrate_ensemble, check, meaning, merged
     from vaegis.models.errors import Conflict
     from vaegis.models.sources import open_source
     from vaegis.service.settings import read_settings
@@ -73,7 +74,7 @@ def ensemble(
         known = [m.name for m in members if m.bundle.manifest.training.get("digest") == samples.digest]
         for text in _doubts(known, on):
             typer.echo(f"  note: {text}", err=True)
-        calibration = calibrated(graph, samples)
+        calibration = calibrate_ensemble(graph, samples)
         rate = usable_alpha(calibration, alpha)
         if rate > alpha:
             typer.echo(

@@ -29,13 +29,13 @@ from tests.bench.results import Wish
 from tests.bench.sets import SETS, data_folder, parts, protocol
 
 from vaegis.models import inputs, sources
+from vaegis.models.blocks import parts_of
 from vaegis.models.bundle import SCORE
 from vaegis.models.families import FAMILIES, make
 from vaegis.models.families.fusion import Form, Fusion
 from vaegis.models.scorer import Graph
 from vaegis.training.defects import made as anomalies
 from vaegis.training.pipeline import run
-from vaegis.training.splits import parts_of
 
 SEED = 7
 MOST = 400  # clean samples of a part that defects are made of

@@ -5,11 +5,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from toy_data import constant, mean_graph, onnx_bytes
-from vaegis.models.blocks import Block, plain
+from vaegis.models.blocks import Block, plain, sample_maps, strongest
 from vaegis.models.bundle import write_bundle
 from vaegis.models.calibration import calibrate, decide, to_bytes
 from vaegis.models.errors import Refusal
-from vaegis.models.scorer import Graph, Scorer, sample_maps, strongest
+from vaegis.models.scorer import Graph, Scorer
 from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec, to_json
 
 TILES = ImageSpec(height=2, width=2, channels=1, tile=True, overlap=1)

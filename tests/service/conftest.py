@@ -4,8 +4,8 @@ import pytest
 import structlog
 from http_server import serving
 from postgresql import missing, postgresql
-from toy_bundles import IMAGE, SERIES, VECTOR, toy_bundle
 
+from toy_bundles import IMAGE, SERIES, VECTOR, toy_bundle
 from vaegis.service.settings import Settings
 from vaegis.service.store.registry import Registry
 

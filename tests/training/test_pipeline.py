@@ -10,6 +10,7 @@ from vaegis.models import inputs
 from vaegis.models.blocks import plain
 from vaegis.models.bundle import open_bundle
 from vaegis.models.calibration import decide
+from vaegis.models.derived.calibrating import evidence_of
 from vaegis.models.errors import Conflict, Refusal
 from vaegis.models.families import FAMILIES, Evidence
 from vaegis.models.families.vae import VAE
@@ -17,7 +18,7 @@ from vaegis.models.scorer import Graph, Scorer
 from vaegis.models.sources import SourceOptions, open_source
 from vaegis.training import export
 from vaegis.training.fit import FitOptions
-from vaegis.training.pipeline import Request, Watch, evidence_of, run
+from vaegis.training.pipeline import Request, Watch, run
 
 
 @pytest.fixture

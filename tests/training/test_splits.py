@@ -5,11 +5,12 @@ import pytest
 
 from toy_data import IMAGES, SERIES, VECTORS, WINDOW, InMemory, digits, pump, vectors, windows
 from vaegis.models import inputs
+from vaegis.models.blocks import parts_of
 from vaegis.models.errors import Refusal
 from vaegis.models.inputs import InputOptions
 from vaegis.models.sources import SourceOptions, open_source
 from vaegis.models.spec import SeriesSpec
-from vaegis.training.splits import parts_of, split
+from vaegis.training.splits import split
 
 
 def rows(n, **more):

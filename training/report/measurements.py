@@ -14,13 +14,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vaegis.models.blocks import conditions_of, parts_of, strongest
 from vaegis.models.bundle import DECODER, ENCODER, SCORE
 from vaegis.models.calibration import ALL
 from vaegis.models.runtime.sessions import open_session
-from vaegis.models.scorer import Graph, strongest
+from vaegis.models.scorer import Graph
 from vaegis.models.spec import SeriesSpec
 from vaegis.training.report.facts import Facts
-from vaegis.training.splits import conditions_of, parts_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

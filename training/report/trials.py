@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaegis.models.blocks import conditions_of, parts_of
 from vaegis.models.bundle import SCORE
 from vaegis.models.scorer import Graph
 from vaegis.models.spec import ImageSpec
@@ -21,7 +22,6 @@ from vaegis.training.defects import DEFECTS, made
 from vaegis.training.report import charts, panels
 from vaegis.training.report.facts import Facts
 from vaegis.training.report.measurements import VALUES_OTHERS, Floats, Shown, evenly
-from vaegis.training.splits import conditions_of, parts_of
 
 SEED = 11
 MOST, LEAST = 200, 20  # clean parts that defects are made of

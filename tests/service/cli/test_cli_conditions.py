@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from toy_data import recipes
+from vaegis.models.blocks import parts_of
 from vaegis.models.families import Conditioned, conditioned
 from vaegis.models.spec import from_json, to_json
 from vaegis.training.fit import looks
-from vaegis.training.splits import parts_of
 
 
 @pytest.fixture

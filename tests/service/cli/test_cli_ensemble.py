@@ -13,7 +13,7 @@ from toy_data import mean_graph
 from toy_latents import IMAGE, RECIPES, SERIES, VECTOR, bundle_of
 from vaegis.models.bundle import open_bundle
 from vaegis.models.calibration import calibrate, to_bytes
-from vaegis.models.derived.ensemble import independent
+from vaegis.models.derived.calibrating import independent
 
 MIDDLE, SPREAD = 50.0, 49.0 / 1.349  # of clean scores 1 to 99: median, interquartile range over a normal one's
 
