@@ -93,13 +93,14 @@ class Bundle:
         return np.asarray(np.load(io.BytesIO(self.read(ROI)), allow_pickle=False), np.bool_)
 
 
-def open_bundle(path: Path) -> Bundle:
+def open_bundle(path: Path | str) -> Bundle:
     """Verifies the folder and returns it.
 
     Raises:
         NotFound: no such folder, or no manifest in it.
         Damaged: a changed, missing or unlisted file, external data in a graph, an unknown format version.
     """
+    path = Path(path)
     if not path.is_dir():
         raise NotFound(f"There is no bundle at {path}; give the folder that `vaegis fit --out` wrote.")
     source = path / MANIFEST

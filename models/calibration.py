@@ -168,14 +168,14 @@ def calibrate(
                 "Look at that sample, or fit with a smaller learning rate."
             )
     every = np.asarray(groups) if groups is not None else None
-    made: dict[str, Group] = {}
+    by_group: dict[str, Group] = {}
     for name in [ALL, *sorted(set(groups or ()))]:
         pick = slice(None) if name == ALL or every is None else np.flatnonzero(every == name)
         terms = {t: _reference(np.asarray(v, np.float64)[pick]) for t, v in evidence.items()}
         count = len(next(iter(terms.values())).values)
-        given = effective.get(name) if isinstance(effective, dict) else (effective if name == ALL else None)
-        made[name] = Group(terms=terms, effective=count if given is None else given)
-    return Calibration(groups=made, map_range=map_range)
+        independent = effective.get(name) if isinstance(effective, dict) else (effective if name == ALL else None)
+        by_group[name] = Group(terms=terms, effective=count if independent is None else independent)
+    return Calibration(groups=by_group, map_range=map_range)
 
 
 def _reference(values: Values) -> Reference:
@@ -229,13 +229,13 @@ def smallest_alpha(group: Group, decide_by: str = "score") -> float:
     return lowest * 0.1 if group.terms[decide_by].tail is not None else lowest
 
 
-def _too_few(alpha: float, given: int, tail: bool) -> str:
+def _too_few(alpha: float, samples: int, tail: bool) -> str:
     """Names the rate, the count, and both remedies."""
     needed = math.ceil(1.0 / alpha - 1e-9) - 1
-    lowest = (0.1 if tail else 1.0) / (given + 1)
+    lowest = (0.1 if tail else 1.0) / (samples + 1)
     return (
         f"A false-alarm rate of {alpha:.3g} needs {needed} independent clean calibration samples; this model has "
-        f"{given}. Refit with more clean samples or ask for alpha {_round_up(lowest):g} or more."
+        f"{samples}. Refit with more clean samples or ask for alpha {_round_up(lowest):g} or more."
     )
 
 

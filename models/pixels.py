@@ -175,25 +175,25 @@ def conform(pixels: Pixels, spec: ImageSpec) -> Pixels:
             f"it is {height}x{width} pixels (height x width), and the model takes {spec.height}x{spec.width} only; "
             f"resize it, or fit again with --size {spec.height}x{spec.width}"
         )
-    return np.stack([resize(one, spec.height, spec.width) for one in pixels])
+    return np.stack([resize(image, spec.height, spec.width) for image in pixels])
 
 
 def _channels(pixels: Pixels, channels: int) -> Pixels:
-    given = pixels.shape[-1]
-    if given == channels:
+    depth = pixels.shape[-1]
+    if depth == channels:
         return pixels
-    if given in (2, 4) and channels in (1, 3):
-        pixels, given = pixels[..., : given - 1], given - 1
-    if given == channels:
+    if depth in (2, 4) and channels in (1, 3):
+        pixels, depth = pixels[..., : depth - 1], depth - 1
+    if depth == channels:
         return pixels
-    if given == 1 and channels == 3:
+    if depth == 1 and channels == 3:
         return np.repeat(pixels, 3, axis=-1)
-    if given == 3 and channels == 1:
+    if depth == 3 and channels == 1:
         # Pillow's own integer luminance, so that 8-bit files agree with other tools to the last bit.
         wide = pixels.astype(np.uint64)
         grey = (wide[..., 0] * 19595 + wide[..., 1] * 38470 + wide[..., 2] * 7471 + 0x8000) >> 16
         return grey.astype(pixels.dtype)[..., None]
-    raise Unreadable(f"it has {given} channels, and the model takes {channels}; give images of the same make")
+    raise Unreadable(f"it has {depth} channels, and the model takes {channels}; give images of the same make")
 
 
 def resize(pixels: Pixels, height: int, width: int) -> Pixels:

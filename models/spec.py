@@ -136,12 +136,12 @@ def from_json(data: dict[str, Any]) -> InputSpec:
         raise Damaged(f"The bundle's input kind is {kind!r}; this version knows image, series and vector.")
     cls = SPECS[kind]
     known = {f.name: f.default is MISSING for f in fields(cls)}
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
-    if unknown := sorted(set(given) - set(known)):
+    members: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "kind"}
+    if unknown := sorted(set(members) - set(known)):
         raise Damaged(f"The bundle's {kind} spec holds {', '.join(unknown)}, which this version does not know.")
-    if lacking := sorted(n for n, needed in known.items() if needed and n not in given):
+    if lacking := sorted(n for n, needed in known.items() if needed and n not in members):
         raise Damaged(f"The bundle's {kind} spec lacks {', '.join(lacking)}; restore the bundle from where it came.")
-    return cls(**given)
+    return cls(**members)
 
 
 def describe(spec: InputSpec) -> str:

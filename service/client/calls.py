@@ -95,15 +95,15 @@ def attempts(call: Call[Any], retries: Retries) -> Generator[float, httpx.Respon
     """
     waited, pause = 0.0, FIRST_WAIT
     outcome = yield 0.0
-    for left in range(retries.most, -1, -1):
+    for remaining in range(retries.most, -1, -1):
         error, again = _failure(call, outcome)
         if error is None:
             assert isinstance(outcome, httpx.Response)
             return orjson.loads(outcome.content)
-        asked = _asked(outcome) if isinstance(outcome, httpx.Response) else None
+        retry_after = _retry_after(outcome) if isinstance(outcome, httpx.Response) else None
         # A little more than asked, and never the same: those that were sent away together must not return together.
-        wait = (asked if asked is not None else pause) * random.uniform(1.0, 1.25)
-        if not again or not left or waited + wait > retries.patience:
+        wait = (retry_after if retry_after is not None else pause) * random.uniform(1.0, 1.25)
+        if not again or not remaining or waited + wait > retries.patience:
             raise error
         waited, pause = waited + wait, min(2 * pause, LONGEST_WAIT)
         outcome = yield wait
@@ -127,8 +127,8 @@ def _failure(call: Call[Any], outcome: httpx.Response | httpx.TransportError) ->
 
 def _problem(response: httpx.Response) -> Problem:
     try:
-        given = orjson.loads(response.content)
-        title, detail, request_id = given["title"], given["detail"], given.get("request_id", "")
+        problem = orjson.loads(response.content)
+        title, detail, request_id = problem["title"], problem["detail"], problem.get("request_id", "")
     except (orjson.JSONDecodeError, KeyError, TypeError):
         # Something between here and the service.
         title, request_id = response.reason_phrase or "Error", response.headers.get("X-Request-ID", "")
@@ -136,7 +136,7 @@ def _problem(response: httpx.Response) -> Problem:
     return Problem(response.status_code, str(title), str(detail), str(request_id))
 
 
-def _asked(response: httpx.Response) -> float | None:
+def _retry_after(response: httpx.Response) -> float | None:
     """Seconds that the service asks to be left alone; None where it does not say."""
     text = response.headers.get("Retry-After", "")
     if text.isascii() and text.isdigit():
@@ -173,8 +173,8 @@ def score_files(model: str, files: Sequence[File], options: Options) -> Call[Ver
     if not isinstance(options.get("condition", ""), str):
         raise ValueError("Files take one condition for all; send those of each condition by themselves.")
     parts = []
-    for one in files:
-        name, content = one if isinstance(one, tuple) else (Path(one).name, Path(one).read_bytes())
+    for file in files:
+        name, content = file if isinstance(file, tuple) else (Path(file).name, Path(file).read_bytes())
         parts.append(("file", (name, content, "application/octet-stream")))
     return Call("POST", _path(model, "/score"), read_verdicts, query, files=parts)
 
@@ -197,9 +197,9 @@ def _query(options: Mapping[str, Any], known: type[Options]) -> dict[str, str]:
 
 
 def models() -> Call[list[Model]]:
-    def read(given: Any) -> list[Model]:
+    def read(answer: Any) -> list[Model]:
         names = list(Model.__annotations__)
-        return [Model(**{name: m[name] for name in names}) for m in given["models"]]
+        return [Model(**{name: m[name] for name in names}) for m in answer["models"]]
 
     return Call("GET", "/v1/models", read)
 
@@ -220,11 +220,11 @@ def rollback(model: str, alias: str) -> Call[Moved]:
 
 def repository(model: str, verb: str) -> Call[None]:
     path = f"/v2/repository/models/{quote(model, safe='@')}/{verb}"
-    return Call("POST", path, lambda given: None, repeatable=False)
+    return Call("POST", path, lambda answer: None, repeatable=False)
 
 
-def _moved(given: Any) -> Moved:
-    return Moved(**{name: given[name] for name in Moved.__annotations__})
+def _moved(answer: Any) -> Moved:
+    return Moved(**{name: answer[name] for name in Moved.__annotations__})
 
 
 def _path(model: str, rest: str = "") -> str:

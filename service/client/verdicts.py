@@ -137,22 +137,22 @@ class Moved:
     previous: int | None
 
 
-def described(given: Mapping[str, Any]) -> Description:
+def described(answer: Mapping[str, Any]) -> Description:
     """From the answer of `GET /v1/models/{model}`."""
-    calibration = given["calibration"]
+    calibration = answer["calibration"]
     same = ("name", "version", "digest", "kind", "family", "alpha", "input", "evidence", "aliases")
     return Description(
-        **{name: given[name] for name in same},
+        **{name: answer[name] for name in same},
         smallest_alpha=calibration["smallest_alpha"],
-        thresholds={t["alpha"]: t["threshold"] for t in given["thresholds"]},
+        thresholds={t["alpha"]: t["threshold"] for t in answer["thresholds"]},
         groups=tuple(calibration["groups"]),
-        versions=tuple(v["version"] for v in given["versions"]),
+        versions=tuple(v["version"] for v in answer["versions"]),
     )
 
 
-def read_verdicts(given: Mapping[str, Any]) -> Verdicts:
+def read_verdicts(answer: Mapping[str, Any]) -> Verdicts:
     """From the answer of the scoring route."""
-    rows = given["results"]
+    rows = answer["results"]
     judged = [r["status"] != UNJUDGED for r in rows]
     terms = next((list(r["evidence"]) for r, good in zip(rows, judged, strict=True) if good), [])
     nothing: dict[str, Any] = {}
@@ -161,13 +161,13 @@ def read_verdicts(given: Mapping[str, Any]) -> Verdicts:
         return np.array([r.get(name) for r in rows], np.float64)  # None becomes NaN
 
     def evidence(what: str) -> dict[str, Floats]:
-        held = [r.get("evidence", nothing) for r in rows]
-        return {t: np.array([e.get(t, nothing).get(what) for e in held], np.float64) for t in terms}
+        evidence = [r.get("evidence", nothing) for r in rows]
+        return {t: np.array([e.get(t, nothing).get(what) for e in evidence], np.float64) for t in terms}
 
     return Verdicts(
-        **{n: given[n] for n in ("model", "version", "digest", "kind", "decide_by", "alpha")},
-        threshold=given["threshold"],
-        extrapolated=given["extrapolated"],
+        **{n: answer[n] for n in ("model", "version", "digest", "kind", "decide_by", "alpha")},
+        threshold=answer["threshold"],
+        extrapolated=answer["extrapolated"],
         index=np.array([r["index"] for r in rows], np.int64),
         status=tuple(r["status"] for r in rows),
         anomalous=np.array([r.get("anomalous", True) for r in rows], np.bool_),
@@ -181,22 +181,22 @@ def read_verdicts(given: Mapping[str, Any]) -> Verdicts:
         timestamps=tuple(r.get("timestamp") for r in rows),
         warmup=np.array([r.get("warmup", False) for r in rows], np.bool_),
         errors={i: r["error"]["detail"] for i, r in enumerate(rows) if "error" in r},
-        events=tuple(_event(e) for e in given.get("events", ())),
+        events=tuple(_event(e) for e in answer.get("events", ())),
     )
 
 
-def _map(given: Mapping[str, Any] | None) -> NDArray[np.float32] | None:
-    if given is None:
+def _map(answer: Mapping[str, Any] | None) -> NDArray[np.float32] | None:
+    if answer is None:
         return None
-    return np.frombuffer(base64.b64decode(given["data"]), "<f4").reshape(given["shape"])
+    return np.frombuffer(base64.b64decode(answer["data"]), "<f4").reshape(answer["shape"])
 
 
-def _event(given: Mapping[str, Any]) -> Event:
+def _event(answer: Mapping[str, Any]) -> Event:
     same = ("start", "end", "peak", "peak_score")
     return Event(
-        **{name: given[name] for name in same},
-        channels=tuple(given["channels"]),
-        item=given.get("item"),
-        start_timestamp=given.get("start_timestamp"),
-        end_timestamp=given.get("end_timestamp"),
+        **{name: answer[name] for name in same},
+        channels=tuple(answer["channels"]),
+        item=answer.get("item"),
+        start_timestamp=answer.get("start_timestamp"),
+        end_timestamp=answer.get("end_timestamp"),
     )

@@ -21,9 +21,9 @@ def keep(bundles: Path, bundle: Bundle, move: bool) -> None:
     Raises:
         Refusal: it cannot be written.
     """
-    place = bundles / bundle.digest
-    if _whole(place):
-        if move and bundle.path.resolve() != place.resolve():
+    home = bundles / bundle.digest
+    if _whole(home):
+        if move and bundle.path.resolve() != home.resolve():
             shutil.rmtree(bundle.path)
         return
     aside: Path | None = None
@@ -34,12 +34,12 @@ def keep(bundles: Path, bundle: Bundle, move: bool) -> None:
         shutil.copytree(bundle.path, ready)
         _sync_all(ready)
         open_bundle(ready)
-        if place.exists() and not _whole(place):  # a damaged copy: a whole one takes its place
-            os.rename(place, aside / "damaged")
+        if home.exists() and not _whole(home):  # a damaged copy: a whole one takes its place
+            os.rename(home, aside / "damaged")
         try:
-            os.rename(ready, place)
+            os.rename(ready, home)
         except OSError:
-            if not _whole(place):  # else another process was faster
+            if not _whole(home):  # else another process was faster
                 raise
         sync_folder(bundles)
         if move:
@@ -54,9 +54,9 @@ def keep(bundles: Path, bundle: Bundle, move: bool) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _whole(place: Path) -> bool:
+def _whole(home: Path) -> bool:
     try:
-        open_bundle(place)
+        open_bundle(home)
     except (NotFound, Damaged):
         return False
     return True

@@ -37,13 +37,13 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that only reads."""
-        with _told(self._readers), Session(self._readers) as session:
+        with _in_a_sentence(self._readers), Session(self._readers) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One writing transaction: committed at the end, undone by any exception; others wait for it."""
-        with _told(self._writers), Session(self._writers, expire_on_commit=False) as session, session.begin():
+        with _in_a_sentence(self._writers), Session(self._writers, expire_on_commit=False) as session, session.begin():
             # SQLite has one writer at a time. So has this, that what is read here still holds when it is written.
             if self._writers.dialect.name == "postgresql":
                 session.execute(_LOCKED, {"lock": _WRITES})
@@ -97,7 +97,7 @@ def open_database(url: str) -> Database:
             "names; for postgresql+psycopg that is pip install 'vaegis[postgresql]'."
         ) from error
     try:
-        with _told(engine):
+        with _in_a_sentence(engine):
             if engine.dialect.name == "sqlite":
                 _write_ahead(engine)
             if _revision(engine) != HEAD:
@@ -187,8 +187,8 @@ def _migrate(engine: Engine) -> None:
 
 
 @contextmanager
-def _told(engine: Engine) -> Iterator[None]:
-    """The database's own failures, said in a sentence that shows neither password nor path."""
+def _in_a_sentence(engine: Engine) -> Iterator[None]:
+    """Turns the database's own failures into a sentence that shows neither password nor path."""
     try:
         yield
     except (DBAPIError, engine.dialect.loaded_dbapi.Error) as error:

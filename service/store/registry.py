@@ -211,9 +211,9 @@ class Registry:
         with self.database.write() as session:
             model = find_model(session, name, lock=True)
             row = self._target(session, model, str(target))
-            held = session.get(AliasRow, (model.id, alias))
-            if held is not None and held.version == row.version:
-                return Promotion(alias, "promote", held.version, held.version, self._now(), by)
+            current = session.get(AliasRow, (model.id, alias))
+            if current is not None and current.version == row.version:
+                return Promotion(alias, "promote", current.version, current.version, self._now(), by)
             return self._move(session, model.id, alias, row.version, "promote", by)
 
     def rollback(self, name: str, alias: str = CHAMPION, by: str = "") -> Promotion:
@@ -225,7 +225,7 @@ class Registry:
         """
         with self.database.write() as session:
             model = find_model(session, name, lock=True)
-            held = self._target(session, model, alias)
+            current = self._target(session, model, alias)
             past: list[int] = []
             for move in session.scalars(
                 select(PromotionRow)
@@ -238,7 +238,7 @@ class Registry:
                     past.pop()
             if len(past) < 2:
                 raise Conflict(
-                    f"{name}@{alias} is version {held.version} and was none before that is left to go back to. "
+                    f"{name}@{alias} is version {current.version} and was none before that is left to go back to. "
                     "Promote a version by its number instead."
                 )
             return self._move(session, model.id, alias, past[-2], "rollback", by)
@@ -257,31 +257,31 @@ class Registry:
         if target.isascii() and target.isdigit():
             row = session.scalar(versions.where(VersionRow.version == int(target[:9])))
             if row is None or len(target) > 9:
-                held = session.scalars(
+                known = session.scalars(
                     select(VersionRow.version)
                     .where(VersionRow.model_id == model.id)
                     .order_by(VersionRow.version.desc())
                 ).all()
                 raise NotFound(
-                    f"Model {model.name} has no version {_short(target)}; it has {_few([str(v) for v in held])}."
+                    f"Model {model.name} has no version {_short(target)}; it has {_few([str(v) for v in known])}."
                 )
             return row
         alias = session.get(AliasRow, (model.id, target))
         if alias is None:
-            held_by = session.scalars(
+            aliases = session.scalars(
                 select(AliasRow.alias).where(AliasRow.model_id == model.id).order_by(AliasRow.alias)
             ).all()
             raise NotFound(
-                f"Model {model.name} has no alias {_short(target)}; it has {_few(list(held_by))}. "
+                f"Model {model.name} has no alias {_short(target)}; it has {_few(list(aliases))}. "
                 f"Write {model.name}@VERSION for a version by its number."
             )
         return session.scalars(versions.where(VersionRow.version == alias.version)).one()
 
     def _move(self, session: Session, model: int, alias: str, to: int, action: str, by: str) -> Promotion:
-        held = session.get(AliasRow, (model, alias))
-        before = held.version if held is not None else None
-        if held is not None:
-            held.version = to
+        current = session.get(AliasRow, (model, alias))
+        before = current.version if current is not None else None
+        if current is not None:
+            current.version = to
         else:
             session.add(AliasRow(model_id=model, alias=alias, version=to))
         if alias == CHAMPION:  # the trials were against the one before
