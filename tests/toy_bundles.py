@@ -61,6 +61,80 @@ def graph(spec: InputSpec, centre: float, doc: str = "") -> bytes:
     return model.SerializeToString()
 
 
+def network_graph(spec: InputSpec) -> bytes:
+    """score = mean (x - x W)^2 + 1000 condition = mean x^2 / 4 + 1000 condition, as W = I / 2; map = x^2 / 4.
+
+    Exact in half precision for small whole numbers.
+    """
+    values = int(np.prod(spec.shape))
+    kind = TensorProto.UINT8 if spec.kind == "image" else TensorProto.FLOAT
+    constants = {
+        "weight": np.eye(values, dtype=np.float32) / 2,
+        "flat": np.array([-1, values]),
+        "map_shape": np.array([-1, *spec.map_shape]),
+        "axes": np.array([1]),
+        "thousand": np.array(1000, np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["input"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["float", "flat"], ["x"]),
+        helper.make_node("MatMul", ["x", "weight"], ["y"]),
+        helper.make_node("Sub", ["x", "y"], ["d"]),
+        helper.make_node("Mul", ["d", "d"], ["square"]),
+        helper.make_node("Reshape", ["square", "map_shape"], ["map"]),
+    ]
+    inputs = [helper.make_tensor_value_info("input", kind, ["batch", *spec.shape])]
+    if spec.conditions:
+        inputs.append(helper.make_tensor_value_info("condition", TensorProto.INT64, ["batch"]))
+        nodes += [
+            helper.make_node("ReduceMean", ["square", "axes"], ["mean"], keepdims=0),
+            helper.make_node("Cast", ["condition"], ["number"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["number", "thousand"], ["offset"]),
+            helper.make_node("Add", ["mean", "offset"], ["score"]),
+        ]
+    else:
+        nodes.append(helper.make_node("ReduceMean", ["square", "axes"], ["score"], keepdims=0))
+        del constants["thousand"]
+    outputs = [
+        helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"]),
+        helper.make_tensor_value_info("map", TensorProto.FLOAT, ["batch", *spec.map_shape]),
+    ]
+    weights = [numpy_helper.from_array(v, n) for n, v in constants.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "network", inputs, outputs, weights),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def network_bundle(folder: Path, spec: InputSpec, alpha: float = 0.05, digest: str = "ab" * 32) -> Bundle:
+    """A bundle of `network_graph`, whose manifest holds the numbers of a fit on 500 samples of that digest."""
+    calibration = calibrate({"score": calibration_scores()}, None, None, (0.0, 1.0))
+    return write_bundle(
+        folder,
+        {"score.onnx": network_graph(spec), "calibration.npz": to_bytes(calibration)},
+        family="toy",
+        arguments={},
+        spec=to_json(spec),
+        evidence={"score": "a quarter of the mean square"},
+        alpha=alpha,
+        training={
+            "digest": digest,
+            "samples": 500,
+            "skipped": 2,
+            "split": {"fit": 250, "validate": 51, "calibrate": 199},
+            "calibrate_independent": 199,
+            "steps": 60,
+            "gate": {"torch": 0.1, "batch": 0.2, "samples": 199},
+        },
+        lineage={"digest": "cd" * 32},
+        versions={},
+        created="2026-01-01T00:00:00+00:00",
+    )
+
+
 def calibration_scores(n: int = 199) -> np.ndarray:
     """1, 2, ..., n: so p(s) = (1 + #{k >= s}) / (n + 1) can be read off."""
     return np.arange(1, n + 1, dtype=np.float64)

@@ -14,7 +14,6 @@ The new bundle is calibrated by what its own graph gave: p-values stay exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,10 +22,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vaegis.models import spec as specs
-from vaegis.models.blocks import Block, Floats, strongest
+from vaegis.models.blocks import Floats, Samples
 from vaegis.models.bundle import CALIBRATION, SCORE, Bundle, write_bundle
-from vaegis.models.calibration import Calibration, calibrate, decide, to_bytes
+from vaegis.models.calibration import ALL, Calibration, decide, smallest_alpha, to_bytes
+from vaegis.models.derived.calibrating import calibrate_evidence, colour_scale, every, evidence_of
 from vaegis.models.errors import Refusal
 from vaegis.models.runtime.sessions import Device
 from vaegis.models.scorer import Graph
@@ -46,8 +45,8 @@ class Agreement:
     flips: int  # samples decided differently, all near the threshold
 
 
-def halved(raw: bytes) -> bytes:
-    """A graph with its networks in float16; inputs and outputs stay as they are.
+def halve(raw: bytes) -> bytes:
+    """Puts a graph's networks in float16; inputs and outputs stay as they are.
 
     Raises:
         Refusal: it has none of the operations that this helps.
@@ -82,11 +81,11 @@ def halved(raw: bytes) -> bytes:
         elif node.op_type not in BETWEEN or not all(i in half and i not in weights for i in floats):
             nodes.append(node)
             continue
-        taken = [in_half(i) if i in floats else i for i in node.input]
+        inputs = [in_half(i) if i in floats else i for i in node.input]
         outputs = [f"{o}/half" for o in node.output]
-        made = helper.make_node(node.op_type, taken, outputs, node.name)
-        made.attribute.extend(node.attribute)
-        nodes.append(made)
+        narrow_node = helper.make_node(node.op_type, inputs, outputs, node.name)
+        narrow_node.attribute.extend(node.attribute)
+        nodes.append(narrow_node)
         for name, narrow in zip(node.output, outputs, strict=True):
             half[name] = narrow
             nodes.append(helper.make_node("Cast", [narrow], [name], to=TensorProto.FLOAT))
@@ -97,10 +96,10 @@ def halved(raw: bytes) -> bytes:
         )
     del graph.node[:]
     graph.node.extend(_used(nodes, {o.name for o in graph.output}))
-    taken_by = {i for n in graph.node for i in n.input}
-    kept = [w for w in graph.initializer if w.name in taken_by]
+    needed = {i for n in graph.node for i in n.input}
+    initializers = [w for w in graph.initializer if w.name in needed]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(initializers)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
 
@@ -108,81 +107,77 @@ def halved(raw: bytes) -> bytes:
 def _wide(model: onnx.ModelProto) -> set[str]:
     """Tensors in double precision: whoever computed in it had a reason to."""
     graph = onnx.shape_inference.infer_shapes(model).graph
-    found = {w.name for w in graph.initializer if w.data_type == TensorProto.DOUBLE}
+    names = {w.name for w in graph.initializer if w.data_type == TensorProto.DOUBLE}
     values = [*graph.input, *graph.output, *graph.value_info]
-    return found | {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.DOUBLE}
+    return names | {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.DOUBLE}
 
 
-def half_bundle(bundle: Bundle, blocks: Iterable[Block], out: Path, device: Device = "cpu") -> tuple[Bundle, Agreement]:
+def half_bundle(bundle: Bundle, samples: Samples, out: Path, device: Device = "cpu") -> tuple[Bundle, Agreement]:
     """Writes the bundle in half precision, calibrated anew, if it passes the gate.
 
     Args:
-        blocks: clean samples that the model was not fitted on, as its spec reads them.
+        samples: clean samples that the model was not fitted on, loaded by its spec.
 
     Raises:
         Refusal: it does not pass, saying by how much; the samples are too few for the bundle's rate.
     """
-    raw = halved(bundle.read(SCORE))
-    before, after = Graph(bundle.read(SCORE), bundle.spec, device), Graph(raw, bundle.spec, device)
-    ours, theirs, groups = _evidence(before, after, blocks)
-    n = len(ours["score"])
+    raw, n, alpha = halve(bundle.read(SCORE)), len(samples), bundle.manifest.alpha
     if n < LEAST:
         raise Refusal(
             f"Half precision is proven and calibrated on at least {LEAST} clean samples that the model was not fitted "
             f"on; {n} were given that can be read."
         )
-    if unsound := [t for t, values in theirs.items() if not np.isfinite(values).all()]:
+    single, half = Graph(bundle.read(SCORE), bundle.spec, device), Graph(raw, bundle.spec, device)
+    chosen = every(samples)
+    ours, theirs = evidence_of(single, samples, chosen), evidence_of(half, samples, chosen)
+    scale = colour_scale(half, samples, chosen)
+    outputs = {**theirs, "map": np.array(scale)}
+    if unsound := [name for name, values in outputs.items() if not np.isfinite(values).all()]:
         raise Refusal(
             f"In half precision {unsound[0]} is not finite for every clean sample: its numbers are too large. The "
             "model stays in single precision; no bundle was written."
         )
-    effective = max(1, n // bundle.spec.window) if isinstance(bundle.spec, specs.SeriesSpec) else n
-    scale, alpha = bundle.calibration.map_range, bundle.manifest.alpha
-    calibrated = calibrate(theirs, groups, effective, scale)
-    agreement = _gate(ours, theirs, calibrate(ours, groups, effective, scale), calibrated, alpha)
+    before, after = (calibrate_evidence(e, samples, chosen, scale) for e in (ours, theirs))
+    effective = after.groups[ALL].effective
+    if alpha < smallest_alpha(after.groups[ALL]):
+        raise Refusal(
+            f"The model's own false-alarm rate of {alpha:g} needs more than the {effective} independent clean samples "
+            "that were given. Add clean samples; no bundle was written."
+        )
+    agreement = _gate(ours, theirs, before, after, alpha)
     manifest = bundle.manifest
     files = {name: bundle.read(name) for name in manifest.files if name not in (SCORE, CALIBRATION)}
-    made = write_bundle(
+    training = {
+        **manifest.training,
+        "split": {**manifest.training.get("split", {}), "calibrate": n},
+        "calibrate": n,
+        "calibrate_independent": effective,
+        "calibrate_digest": samples.digest,
+        "gate": {"samples": n, "rank": min(agreement.rank.values()), "flips": agreement.flips},
+    }
+    return write_bundle(
         out,
-        {**files, SCORE: raw, CALIBRATION: to_bytes(calibrated)},
+        {**files, SCORE: raw, CALIBRATION: to_bytes(after)},
         family=manifest.family,
         arguments=manifest.arguments,
         spec=manifest.spec,
         evidence=manifest.evidence,
         alpha=alpha,
-        training={**manifest.training, "calibrate": n},
+        training=training,
         lineage={**manifest.lineage, "digest": bundle.digest, "precision": "float16"},
         versions=manifest.versions,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    return made, agreement
-
-
-def _evidence(
-    before: Graph, after: Graph, blocks: Iterable[Block]
-) -> tuple[dict[str, Floats], dict[str, Floats], list[str] | None]:
-    """What both graphs say of every readable sample; of a series, of every window. And the samples' groups."""
-    found: tuple[dict[str, list[Floats]], dict[str, list[Floats]]] = ({}, {})
-    groups: list[str | None] = []
-    for block in blocks:
-        read = np.flatnonzero(block.count > 0)
-        first, count = block.first[read], block.count[read]
-        if isinstance(before.spec, specs.SeriesSpec):
-            first, count = np.arange(len(block.parts)), np.ones(len(block.parts), np.int64)
-        elif block.groups is not None:
-            groups += [block.groups[i] for i in read.tolist()]
-        for graph, columns in zip((before, after), found, strict=True):
-            for term, values in graph.run(block.parts, conditions=block.conditions).items():
-                columns.setdefault(term, []).append(strongest(values.astype(np.float64), first, count))
-    one, other = ({t: np.concatenate(v) for t, v in c.items()} for c in found)
-    if not one:
-        return {"score": np.empty(0)}, {"score": np.empty(0)}, None
-    return one, other, [g or "" for g in groups] if any(groups) else None
+    ), agreement
 
 
 def _gate(
-    ours: dict[str, Floats], theirs: dict[str, Floats], a: Calibration, b: Calibration, alpha: float
+    ours: dict[str, Floats], theirs: dict[str, Floats], before: Calibration, after: Calibration, alpha: float
 ) -> Agreement:
+    """How far the evidence in half precision agrees with ours.
+
+    Raises:
+        Refusal: less than `RANK` and `NEAR` ask for.
+    """
     rank = {t: _spearman(ours[t], theirs[t]) for t in ours}
     worst = min(rank, key=lambda t: rank[t])
     if rank[worst] < RANK:
@@ -190,11 +185,11 @@ def _gate(
             f"In half precision {worst} ranks clean samples differently (Spearman {rank[worst]:.4f}, at least {RANK} "
             "is asked for). The model stays in single precision; no bundle was written."
         )
-    one, other = decide(a, alpha).threshold, decide(b, alpha).threshold
+    threshold, other = decide(before, alpha).threshold, decide(after, alpha).threshold
     x, y = ours["score"], theirs["score"]
-    flips = (x > one) != (y > other)
-    spread = max(abs(one), float(np.subtract(*np.percentile(x, [75, 25]))))
-    far = int((flips & (np.abs(x - one) > NEAR * spread)).sum())
+    flips = (x > threshold) != (y > other)
+    spread = max(abs(threshold), float(np.subtract(*np.percentile(x, [75, 25]))))
+    far = int((flips & (np.abs(x - threshold) > NEAR * spread)).sum())
     if far:
         raise Refusal(
             f"In half precision {far} of {len(x)} clean samples are decided differently that are not near the "
@@ -213,9 +208,9 @@ def _spearman(a: Floats, b: Floats) -> float:
 
 def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
     """The nodes that lead to an output."""
-    kept = []
+    leading = []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
-            kept.append(node)
+            leading.append(node)
             wanted |= set(node.input)
-    return kept[::-1]
+    return leading[::-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from vaegis.models.errors import Refusal
-from vaegis.service.cli.options import Asked, Columns, Device, Key, Rows, Source, kept
+from vaegis.service.cli.options import Asked, Device, Source, kept, reads
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -151,18 +151,19 @@ def shadow(
 
 
 @app.command()
+@reads()
 def half(
+    *,
     source: Source,
     model: Annotated[str, typer.Option("--model", help="The model: NAME, NAME@VERSION or NAME@ALIAS.")],
-    key: Key = None,
-    columns: Columns = None,
-    rows: Rows = None,
+    asked: Asked,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Register a version in half precision, which a GPU runs faster, if it decides as the one it is made of.
 
-    SOURCE holds clean samples that the model was not fitted on: they prove it, and calibrate it anew.
+    SOURCE holds clean samples that the model was not fitted on: they prove it, and calibrate it anew, in the groups
+    that the model was calibrated in.
     """
     from vaegis.models import inputs
     from vaegis.models.bundle import open_bundle
@@ -174,16 +175,25 @@ def half(
     with _registry() as registry, TemporaryDirectory(prefix="vaegis-half-") as folder:
         of = registry.resolve(model)
         bundle = open_bundle(of.path)
-        opened = open_source(source, Asked(kind=bundle.spec.kind, key=key, columns=columns, rows=rows).reading())
-        blocks = inputs.blocks(opened, bundle.spec, roi=bundle.roi)
-        made, found = half_bundle(bundle, blocks, Path(folder) / "half", cast(Any, device))
-        added = registry.add(of.name, made.path, by=_who())
-    worst = min(found.rank.values())
+        asked = replace(asked, kind=asked.kind or bundle.spec.kind)
+        clean = open_source(source, asked.reading(calibrate_by=bundle.spec.calibrate_by))
+        samples = inputs.load(clean, bundle.spec, Path(folder) / "samples", roi=bundle.roi)
+        for item, why in samples.skipped:
+            typer.echo(f"  note: Left out {item}: {why}", err=True)
+        if samples.digest == bundle.manifest.training.get("digest"):
+            typer.echo(
+                f"  note: {source.name} is the very data that {of.name} was fitted on: scores are lower there than on "
+                "new clean samples, and half precision will raise more false alarms than promised.",
+                err=True,
+            )
+        half, agreement = half_bundle(bundle, samples, Path(folder) / "half", cast(Any, device))
+        added = registry.add(of.name, half.path, by=_who())
+    worst = min(agreement.rank.values())
     if as_json:
-        _json({"name": of.name, "version": added.version, "digest": added.digest, **asdict(found)})
+        _json({"name": of.name, "version": added.version, "digest": added.digest, **asdict(agreement)})
         return
-    flips = f"{found.flips}, all near the threshold," if found.flips else "none"
-    typer.echo(f"{found.samples} clean samples: ranks agree to {worst:.6f}; {flips} decided differently.")
+    flips = f"{agreement.flips}, all near the threshold," if agreement.flips else "none"
+    typer.echo(f"{agreement.samples} clean samples: ranks agree to {worst:.6f}; {flips} decided differently.")
     typer.echo(kept(added, of.name) + ".")
 
 

@@ -26,6 +26,7 @@ import torch
 from tests.bench.summary import grid
 from torch.utils.flop_counter import FlopCounterMode
 
+from vaegis.models import inputs
 from vaegis.models.blocks import plain
 from vaegis.models.bundle import SCORE, Bundle, open_bundle
 from vaegis.models.calibration import decide
@@ -34,6 +35,7 @@ from vaegis.models.errors import Refusal
 from vaegis.models.families.family import Family
 from vaegis.models.runtime.sessions import Cuda
 from vaegis.models.scorer import Scorer
+from vaegis.models.sources import SourceOptions, open_source
 from vaegis.training.export import TOLERANCE, ScoreGraph
 from vaegis.training.fit import FitOptions
 from vaegis.training.pipeline import Request, run
@@ -87,7 +89,9 @@ def measured(folder: Path, size: int, device: str, rounds: int, ceiling: dict[st
     fresh = images(400, size, seed=1)
     bundles = {"single": made.bundle}
     try:
-        bundles["half"] = half_bundle(made.bundle, [plain(fresh)], folder / "half", "cpu" if dry else "cuda")[0]
+        np.savez(folder / "fresh.npz", x=fresh)
+        samples = inputs.load(open_source(folder / "fresh.npz", SourceOptions()), made.bundle.spec, folder / "samples")
+        bundles["half"] = half_bundle(made.bundle, samples, folder / "half", "cpu" if dry else "cuda")[0]
     except Refusal as refusal:
         print(f"{size} pixels: {refusal}")
     family = made.fitted.family

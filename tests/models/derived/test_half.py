@@ -7,10 +7,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from toy_bundles import IMAGE, graph
+from toy_data import InMemory
 from vaegis.models.blocks import plain
 from vaegis.models.bundle import write_bundle
 from vaegis.models.calibration import calibrate, decide, to_bytes
-from vaegis.models.derived.half import half_bundle, halved
+from vaegis.models.derived.half import half_bundle, halve
 from vaegis.models.errors import Refusal
 from vaegis.models.scorer import Scorer
 from vaegis.models.spec import VectorSpec, to_json
@@ -60,7 +61,7 @@ def clean():
 
 
 def test_networks_are_halved_and_the_score_stays(clean):
-    raw = halved(linear())
+    raw = halve(linear())
     weights = {w.name: w.data_type for w in onnx.load_from_string(raw).graph.initializer}
     assert weights == {"down/half": TensorProto.FLOAT16, "up/half": TensorProto.FLOAT16, "axes": TensorProto.INT64}
     score = ort.InferenceSession(raw).run(["score"], {"input": clean})[0]
@@ -82,21 +83,20 @@ def test_what_computes_in_double_precision_stays_so(clean):
     made = helper.make_graph(nodes, "wide", graph.input, graph.output, graph.initializer)
     raw = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
     with pytest.raises(Refusal, match="matrix product in single precision"):
-        halved(raw)
+        halve(raw)
     # A network in single precision before it is halved alone.
     square = numpy_helper.from_array(np.eye(4, dtype=np.float32), "square")
     first = helper.make_node("MatMul", ["input", "square"], ["same"])
     nodes[0].input[0] = "same"
     made = helper.make_graph([first, *nodes], "both", graph.input, graph.output, [square, *graph.initializer])
     raw = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
-    run = ort.InferenceSession(halved(raw), providers=["CPUExecutionProvider"]).run
+    run = ort.InferenceSession(halve(raw), providers=["CPUExecutionProvider"]).run
     known = ((clean - clean @ DOWN.astype(float) @ UP.astype(float)) ** 2).mean(1)
     assert run(["score"], {"input": clean})[0] == pytest.approx(known, rel=0.02, abs=1e-4)
 
 
 def test_a_halved_bundle_is_calibrated_by_its_own_scores(clean, tmp_path):
-    made, agreement = half_bundle(bundle(tmp_path / "full", linear()), [plain(clean[:150]), plain(clean[150:])],
-                                  tmp_path / "half")  # fmt: skip
+    made, agreement = half_bundle(bundle(tmp_path / "full", linear()), InMemory(SPEC, clean), tmp_path / "half")
     assert agreement.samples == 400 and agreement.rank["score"] > 0.999
     scorer = Scorer(made, "cpu", 1)
     verdicts = scorer.verdicts(plain(clean), decide(scorer.calibration, 0.05))
@@ -112,7 +112,7 @@ def test_what_half_precision_cannot_hold_is_refused_with_the_reason(clean, tmp_p
         ("few", linear(), clean[:98], "at least 99 clean samples.*98"),
     ):
         with pytest.raises(Refusal, match=word):
-            half_bundle(bundle(tmp_path / name, raw), [plain(samples)], tmp_path / f"{name}-half")
+            half_bundle(bundle(tmp_path / name, raw), InMemory(SPEC, samples), tmp_path / f"{name}-half")
         assert not (tmp_path / f"{name}-half").exists()
     with pytest.raises(Refusal, match="no convolution or matrix product"):
-        halved(graph(IMAGE, 100.0))
+        halve(graph(IMAGE, 100.0))
