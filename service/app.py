@@ -19,18 +19,21 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from vaegis.models.runtime.sessions import Cuda
-from vaegis.service import errors, tracing
+from vaegis.service import tracing
 from vaegis.service.decoding.pool import Decoders
 from vaegis.service.http.access import OPEN_FOLDER, Gate, is_loopback
 from vaegis.service.http.connection import REFUSED
-from vaegis.service.http.context import Admission, Service
+from vaegis.service.http.context import Service
 from vaegis.service.http.envelope import Envelope
 from vaegis.service.http.oip import route as oip
+from vaegis.service.http.openapi import complete
+from vaegis.service.http.problems import install
 from vaegis.service.http.rates import Rates, SharedBuckets
 from vaegis.service.http.routes import health, models
-from vaegis.service.http.score import docs as score_docs
 from vaegis.service.http.score import route as score
+from vaegis.service.http.tracing import Tracing
 from vaegis.service.metrics import SHARED, Metrics
+from vaegis.service.serving.admission import Admission
 from vaegis.service.serving.live import Live
 from vaegis.service.settings import Settings
 from vaegis.service.store.keys import Keys
@@ -119,8 +122,8 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
     app.include_router(models.router)
     app.include_router(oip.router)
     app.include_router(health.router)
-    app.openapi = lambda: score_docs.complete(app)  # type: ignore[method-assign]
-    errors.install(app)
+    app.openapi = lambda: complete(app)  # type: ignore[method-assign]
+    install(app)
     admission = Admission(settings.queue_samples, settings.queue_bytes, settings.concurrency)
     service = Service(settings, registry, live, metrics, decoders, admission)
     shared = os.environ.get(SHARED)  # a folder, where this is one of several workers
@@ -131,7 +134,7 @@ def create_app(settings: Settings, worker: int = 0) -> FastAPI:
         # Around FastAPI's own layers, which the scoring routes have no use for.
         inside = score.ScorePath(oip.InferPath(layers(), service), service)
         whole = Envelope(inside, gate, rates, metrics, settings.max_body_bytes, settings.queue_bytes)
-        return whole if spans is None else tracing.Tracing(whole, spans)
+        return whole if spans is None else Tracing(whole, spans)
 
     app.build_middleware_stack = build  # type: ignore[method-assign]
     app.state.service = service

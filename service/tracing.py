@@ -15,8 +15,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from vaegis.models.errors import Refusal
 
 if TYPE_CHECKING:
@@ -25,16 +23,17 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-UNTRACED = ("/healthz", "/readyz", "/metrics")
 
 
 @dataclass(frozen=True)
-class _Trace:
+class Trace:
+    """The request under way: its stages are spans within the parent."""
+
     tracer: Tracer
     parent: Context
 
 
-_current: ContextVar[_Trace | None] = ContextVar("vaegis_trace", default=None)
+CURRENT: ContextVar[Trace | None] = ContextVar("vaegis_trace", default=None)
 _off: AbstractContextManager[None] = nullcontext()
 
 
@@ -65,76 +64,29 @@ def provider(version: str) -> TracerProvider | None:
             f"{named} is set, but what sends traces is not installed. Install it with `pip install 'vaegis[otel]'`, or "
             "unset the variable."
         ) from error
-    told = {"service.version": version}
+    attributes = {"service.version": version}
     if not os.environ.get("OTEL_SERVICE_NAME"):
-        told["service.name"] = "vaegis"
-    made = TracerProvider(resource=Resource.create(told))
-    made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return made
-
-
-class Tracing:
-    """ASGI middleware around the whole app: a span for each request."""
-
-    def __init__(self, app: ASGIApp, provider: TracerProvider) -> None:
-        self._app, self._tracer = app, provider.get_tracer("vaegis")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in UNTRACED:
-            await self._app(scope, receive, send)
-            return
-        from opentelemetry import propagate, trace
-
-        carrier = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        span = self._tracer.start_span(
-            scope["method"],
-            propagate.extract(carrier),
-            trace.SpanKind.SERVER,
-            {"http.request.method": scope["method"], "url.path": scope["path"]},
-        )
-        status = 0
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        token = _current.set(_Trace(self._tracer, trace.set_span_in_context(span)))
-        try:
-            await self._app(scope, receive, sending)
-        finally:
-            _current.reset(token)
-            route = scope.get("vaegis.route") or getattr(scope.get("route"), "path", "")
-            span.update_name(f"{scope['method']} {route}".rstrip())
-            facts = {
-                "http.route": route,
-                "http.response.status_code": status or None,
-                "vaegis.request_id": scope.get("vaegis.request_id"),
-                "vaegis.model": scope.get("vaegis.model"),
-                "vaegis.samples": scope.get("vaegis.samples"),
-            }
-            span.set_attributes({k: v for k, v in facts.items() if v})
-            if status >= 500:
-                span.set_status(trace.StatusCode.ERROR)
-            span.end()
+        attributes["service.name"] = "vaegis"
+    spans = TracerProvider(resource=Resource.create(attributes))
+    spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return spans
 
 
 def stage(name: str) -> AbstractContextManager[None]:
     """Around what shall be a span of its own, where the request is traced."""
-    current = _current.get()
+    current = CURRENT.get()
     return _off if current is None else _stage(current, name)
 
 
 @contextmanager
-def _stage(current: _Trace, name: str) -> Iterator[None]:
+def _stage(current: Trace, name: str) -> Iterator[None]:
     with current.tracer.start_as_current_span(name, current.parent):
         yield
 
 
-def passed(name: str, began: float, ended: float) -> None:
-    """A span of what has happened already: the seconds ago that it began and ended."""
-    current = _current.get()
+def record(name: str, began: float, ended: float) -> None:
+    """Adds a span of what has happened already: the seconds ago that it began and ended."""
+    current = CURRENT.get()
     if current is None:
         return
     now = time.time_ns()

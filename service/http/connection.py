@@ -23,8 +23,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from vaegis.service.errors import PROBLEM, body
-from vaegis.service.http.one_write import Whole
+from vaegis.service.http.one_write import OneWrite
+from vaegis.service.http.problems import PROBLEM, body
 from vaegis.service.settings import Settings
 
 HEAD_BYTES = 65_536  # of a request line and its headers, or of a chunked body's trailers
@@ -101,7 +101,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.transport = Whole(transport, self.loop)  # type: ignore[assignment]
+        self.transport = OneWrite(transport, self.loop)  # type: ignore[assignment]
         self._most.watch(self.loop, self.connections)
         over = len(self.connections) - self._most.connections
         if over > 0:

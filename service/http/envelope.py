@@ -15,10 +15,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vaegis.models.errors import Malformed, Refusal, TooLarge
-from vaegis.service import errors
 from vaegis.service.errors import Full
 from vaegis.service.http.access import ANYBODY, Caller, Gate, check_origin, is_open
 from vaegis.service.http.connection import CUT_OFF
+from vaegis.service.http.problems import of_failure, of_refusal
 from vaegis.service.http.rates import Rates
 from vaegis.service.metrics import Metrics
 
@@ -75,7 +75,7 @@ class Envelope:
         except Exception:  # noqa: BLE001 - the last resort: logged with its trace, answered with a sentence
             self._log.exception("unexpected failure", method=scope["method"])
             if not status:
-                await errors.unexpected(scope)(scope, receive, sending)
+                await of_failure(scope)(scope, receive, sending)
         finally:
             self._record(scope, scope.get(CUT_OFF) or status or GONE, self._clock() - started)
 
@@ -98,7 +98,7 @@ class Envelope:
             if self._waiting + int(length) > self._most_waiting:
                 raise self._too_many()
         except Refusal as refusal:
-            await errors.refused(scope, refusal)(scope, receive, send)
+            await of_refusal(scope, refusal)(scope, receive, send)
             return
         got = 0
 

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from vaegis.models.errors import Refusal
-from vaegis.service import errors
+from vaegis.service.http.problems import of_framework_error, of_refusal
 from vaegis.service.tracing import stage
 
 # Smaller bodies and answers are dealt with at once: handing them to a thread takes longer, and holds the same lock.
@@ -29,10 +29,10 @@ async def reply(scope: Scope, receive: Receive, send: Send, work: Awaitable[tupl
     try:
         content, headers = await work
     except Refusal as refusal:
-        await errors.refused(scope, refusal)(scope, receive, send)
+        await of_refusal(scope, refusal)(scope, receive, send)
         return
     except HTTPException as error:
-        await errors.answered(scope, error)(scope, receive, send)
+        await of_framework_error(scope, error)(scope, receive, send)
         return
     length = str(len(content)).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-length", length)]})

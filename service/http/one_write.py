@@ -8,7 +8,7 @@ from typing import Any
 MOST = 4096  # bytes that are held back; more is no head
 
 
-class Whole:
+class OneWrite:
     """A transport that holds a small piece back until the next one, or the end of this turn of the event loop."""
 
     __slots__ = ("_held", "_loop", "_transport")

@@ -18,23 +18,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-from vaegis.models.errors import Refusal
+from vaegis.service.errors import TooMany
 
 EPSILON = 1e-6  # what rounding may take from a sample
 KEPT = 10_000  # buckets of one process; beyond that, those that owe nothing are forgotten
 
 State = tuple[float, float]  # samples in a bucket, below 0 in debt; when it was that
-
-
-class TooMany(Refusal):
-    """A key asks for more than its rate."""
-
-    status = 429
-    title = "Too many requests"
-
-    def __init__(self, sentence: str, seconds: int) -> None:
-        super().__init__(sentence)
-        self.retry_after = seconds
 
 
 class Buckets(Protocol):

@@ -11,7 +11,7 @@ from vaegis.models.scorer import Verdicts
 from vaegis.service.errors import Late
 from vaegis.service.http.context import Service
 from vaegis.service.serving.live import Served
-from vaegis.service.tracing import passed
+from vaegis.service.tracing import record
 
 DECISIONS_MOST = 64  # of a version, that are remembered
 
@@ -46,8 +46,8 @@ async def judge(
     of = service.metrics.of(served)
     service.metrics.note(of.queue, queued)
     service.metrics.note(of.inference, seconds - queued)
-    passed("queue", seconds, seconds - queued)
-    passed("infer", seconds - queued, 0.0)
+    record("queue", seconds, seconds - queued)
+    record("infer", seconds - queued, 0.0)
     service.metrics.count(served, verdicts)
     service.live.shadows.offer(served, verdicts)
     return verdicts

@@ -18,9 +18,10 @@ import numpy as np
 
 from vaegis.models.bundle import SCORE, open_bundle
 from vaegis.models.calibration import ALL, Decision
-from vaegis.models.errors import Damaged, NotFound, Refusal
+from vaegis.models.errors import Damaged, NotFound
 from vaegis.models.runtime.sessions import Cuda, Device
 from vaegis.models.scorer import Scorer
+from vaegis.service.errors import TooBig
 from vaegis.service.serving.batching import Batcher
 from vaegis.service.store.registry import Resolved
 
@@ -40,13 +41,6 @@ class Served:
     bytes: int  # of memory, as estimated
     batcher: Batcher  # gathers its requests
     decisions: dict[Asked, Decision] = field(default_factory=dict)  # made before, by what was asked
-
-
-class TooBig(Refusal):
-    """A version that would not fit even if nothing else were open."""
-
-    status = 507
-    title = "Does not fit in memory"
 
 
 class Opened:

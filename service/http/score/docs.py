@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
-
-from vaegis.service.http.oip import docs as oip_docs
-from vaegis.service.http.problems import Problem, problems
+from vaegis.service.http.problems import problems
 from vaegis.service.http.score.route import PATH
 
 _TEXT = """Scores samples and says of each how strange it is, where, and whether that is anomalous.
@@ -224,8 +220,12 @@ _ANSWER = {
 }
 
 
-def operation() -> dict[str, Any]:
-    """The OpenAPI operation of the route."""
+def paths() -> dict[str, Any]:
+    """The OpenAPI path of the route."""
+    return {PATH: {"post": _operation()}}
+
+
+def _operation() -> dict[str, Any]:
     answered = {"description": "At least one sample was judged.", "content": {"application/json": {}}}
     answered["content"] = {"application/json": {"schema": _ANSWER, "example": _EXAMPLE}}
     failed = problems(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
@@ -238,26 +238,3 @@ def operation() -> dict[str, Any]:
         "requestBody": {"required": True, "content": _BODY},
         "responses": {"200": answered, **{str(status): what for status, what in failed.items()}},
     }
-
-
-def complete(app: FastAPI) -> dict[str, Any]:
-    """The whole OpenAPI document: what FastAPI derives, the scoring routes, errors and keys."""
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary=app.summary,
-            description=app.description,
-            routes=app.routes,
-            tags=app.openapi_tags,
-        )
-        document["paths"] = {PATH: {"post": operation()}, **document["paths"], **oip_docs.paths()}
-        parts = document.setdefault("components", {})
-        parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
-        parts["securitySchemes"] = {
-            "bearer": {"type": "http", "scheme": "bearer", "description": "A key made by `vaegis keys create`."},
-            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
-        }
-        document["security"] = [{}, {"bearer": []}, {"key": []}]
-        app.openapi_schema = document
-    return app.openapi_schema

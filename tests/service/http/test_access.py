@@ -16,7 +16,8 @@ import pytest
 from http_server import JSON, OCTETS, bearer, serving, until
 
 from vaegis.models.errors import Refusal
-from vaegis.service.http.rates import Rates, SharedBuckets, TooMany
+from vaegis.service.errors import TooMany
+from vaegis.service.http.rates import Rates, SharedBuckets
 from vaegis.service.processes.tls import certificate
 from vaegis.service.settings import Settings
 from vaegis.service.store.keys import SCOPES, Keys

@@ -17,8 +17,8 @@ from toy_bundles import toy_bundle
 from vaegis.models.blocks import plain
 from vaegis.models.scorer import Pace, Scorer
 from vaegis.service.errors import Full
-from vaegis.service.http.context import Admission
 from vaegis.service.http.hot import attended
+from vaegis.service.serving.admission import Admission
 from vaegis.service.serving.batching import Batcher
 
 rng = np.random.default_rng(0)

@@ -5,9 +5,8 @@ import pytest
 
 from toy_bundles import IMAGE, toy_bundle
 from vaegis.models.errors import NotFound, Refusal
-from vaegis.service.errors import Unloaded
+from vaegis.service.errors import TooBig, Unloaded
 from vaegis.service.serving.live import Live
-from vaegis.service.serving.open_versions import TooBig
 from vaegis.service.store.registry import Registry
 from vaegis.service.store.servings import Servings
 
