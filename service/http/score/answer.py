@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from vaegis.models.blocks import Block
 from vaegis.models.errors import TooLarge
-from vaegis.models.events import Debounce, Event
+from vaegis.models.events import Event, events
 from vaegis.models.outputs.colours import to_png
-from vaegis.models.scorer import ANOMALOUS, UNJUDGED, Verdicts
+from vaegis.models.scorer import UNJUDGED, Verdicts
 from vaegis.models.spec import InputSpec, SeriesSpec
 from vaegis.service.serving.live import Served
 
@@ -54,8 +54,8 @@ def render(served: Served, verdicts: Verdicts, maps: Maps) -> bytes:
         "results": list(_results(verdicts, maps, served.scorer.calibration.map_range)),
     }
     if isinstance(spec, SeriesSpec):
-        # Windows sent one by one have no order in time: only rows make events.
-        answer["events"] = [] if verdicts.block.warmup is None else list(_events(verdicts, spec))
+        timed = verdicts.block.timestamps is not None
+        answer["events"] = [_event(e, timed) for e in events(verdicts, spec.columns)]
     return orjson.dumps(answer)
 
 
@@ -98,33 +98,11 @@ def _map(values: NDArray[np.float32], form: Maps, scale: tuple[float, float]) ->
     return {"shape": list(values.shape), "dtype": "float32", "data": base64.b64encode(raw).decode()}
 
 
-def _events(v: Verdicts, spec: SeriesSpec) -> Iterator[dict[str, Any]]:
-    """Events of each item's rows; rows of one item lie together."""
-    block, n = v.block, len(v)
-    rows, scores = block.index.tolist(), v.evidence["score"].tolist()
-    begin = 0
-    while begin < n:
-        end = begin + 1
-        while end < n and block.items[end] == block.items[begin] and rows[end] == rows[end - 1] + 1:
-            end += 1
-        debounce = Debounce(spec.columns)
-        found: list[Event | None] = []
-        for i in range(begin, end):
-            where = None if v.maps is None else v.maps[i]
-            found.append(debounce.add(rows[i], v.status[i] == ANOMALOUS, scores[i], where))
-        found.append(debounce.close())
-        for event in found:
-            if event is not None:
-                yield _event(v, event, begin - rows[begin])
-        begin = end
-
-
-def _event(v: Verdicts, event: Event, offset: int) -> dict[str, Any]:
-    made: dict[str, Any] = {"start": event.start, "end": event.end}
-    item, stamps = v.block.items[event.start + offset], v.block.timestamps
-    if item is not None:
-        made["item"] = item
-    if stamps is not None:
-        made["start_timestamp"], made["end_timestamp"] = stamps[event.start + offset], stamps[event.end + offset]
-    made["peak_score"], made["peak"], made["channels"] = event.peak_score, event.peak, list(event.channels)
-    return made
+def _event(event: Event, timed: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"start": event.start, "end": event.end}
+    if event.item is not None:
+        row["item"] = event.item
+    if timed:
+        row["start_timestamp"], row["end_timestamp"] = event.start_timestamp, event.end_timestamp
+    row["peak_score"], row["peak"], row["channels"] = event.peak_score, event.peak, list(event.channels)
+    return row

@@ -162,6 +162,12 @@ def test_series_rows_events_and_guilty_channels(client):
     assert client.score("series", body, query="?threshold=1e9")[1]["events"] == []
 
 
+def test_windows_make_no_events(client):
+    _, answer = client.score("series", {"data": np.full((5, 4, 2), 40.0).tolist()})
+    assert [r["anomalous"] for r in answer["results"]] == [True] * 5
+    assert answer["events"] == []
+
+
 def test_two_items_make_their_own_events(client):
     csv = "speed,flow\n" + "1,1\n" * 6 + "1,40\n" * 4
     form, kind = multipart([("a.csv", csv.encode()), ("b.csv", csv.encode())])
