@@ -12,9 +12,6 @@ import errno
 import hashlib
 import io
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -28,6 +25,7 @@ from vaegis.models import calibration as calibrations
 from vaegis.models import spec as specs
 from vaegis.models.calibration import Calibration
 from vaegis.models.errors import Conflict, Damaged, NotFound, Refusal
+from vaegis.models.outputs.atomic import atomic_folder, reason
 from vaegis.models.spec import InputSpec
 
 FORMAT = 1
@@ -141,26 +139,18 @@ def write_bundle(path: Path, files: dict[str, bytes], **facts: Any) -> Bundle:
     digests = {name: hashlib.sha256(raw).hexdigest() for name, raw in sorted(files.items())}
     digest = identity(facts["family"], facts["arguments"], facts["spec"], facts["alpha"], digests)
     manifest = Manifest(format=FORMAT, digest=digest, files=digests, **facts)
-    aside: Path | None = None
+    text = (json.dumps(asdict(manifest), indent=2, allow_nan=False) + "\n").encode()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        for name, raw in files.items():
-            _write(aside / name, raw)
-        _write(aside / MANIFEST, (json.dumps(asdict(manifest), indent=2, allow_nan=False) + "\n").encode())
-        os.chmod(aside, 0o755)
-        os.rename(aside, path)
-        sync_folder(path.parent)
+        with atomic_folder(path) as aside:
+            for name, raw in {**files, MANIFEST: text}.items():
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                (aside / name).write_bytes(raw)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.exists():
             raise Conflict(f"{path} exists already; name another folder or remove that one.") from error
-        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-        raise Refusal(f"The bundle cannot be written to {path}: {why}. Free space there or name another folder.") from (
-            error
-        )
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
+        raise Refusal(
+            f"The bundle cannot be written to {path}: {reason(error)}. Free space there or name another folder."
+        ) from error
     return Bundle(path=path, manifest=manifest, spec=specs.from_json(manifest.spec))
 
 
@@ -256,20 +246,3 @@ def _files(folder: Path) -> Iterator[str]:
     for file in folder.rglob("*"):
         if file.is_file() or file.is_symlink():
             yield file.relative_to(folder).as_posix()
-
-
-def _write(file: Path, raw: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "wb") as out:
-        out.write(raw)
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

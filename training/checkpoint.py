@@ -7,18 +7,17 @@ kill at any moment leaves the last whole one.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import torch as tensor_files
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vaegis.models.bundle import sync_folder
 from vaegis.models.errors import Refusal
+from vaegis.models.outputs.atomic import write_bytes, writing
 
 
 @dataclass
@@ -43,21 +42,22 @@ def save(
     optimisers: dict[str, Optimizer],
     average: dict[str, Tensor],
 ) -> None:
-    """Writes the checkpoint. The seed and the step determine every random draw, so no generator state is needed."""
+    """Writes the checkpoint. The seed and the step determine every random draw, so no generator state is needed.
+
+    Raises:
+        Refusal: the disk is full, the folder cannot be written.
+    """
     tensors = {f"weights.{k}": v for k, v in family.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in best.items()}
     tensors |= {f"average.{k}": v for k, v in average.items()}
     for player, optimiser in optimisers.items():
         for i, moments in optimiser.state_dict()["state"].items():
             tensors |= {f"moments.{player}.{i}.{k}": v for k, v in moments.items()}
-    aside = path.with_suffix(".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A copy each: safetensors refuses tensors that share memory.
-    save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, aside, {"state": _json(state)})
-    with open(aside, "rb") as handle:
-        os.fsync(handle.fileno())
-    os.replace(aside, path)
-    sync_folder(path.parent)
+    copies = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+    remedy = "Free space there, or set VAEGIS_HOME to a folder that can be written."
+    with writing(f"The checkpoint {path}", remedy):
+        write_bytes(path, tensor_files.save(copies, {"state": _json(state)}))
 
 
 def load(

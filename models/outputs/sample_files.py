@@ -1,75 +1,29 @@
 """Samples to files: pictures in a folder, rows of a table, or arrays of an .npz.
 
-An .npz is held in memory until it is whole; pictures and tables are written as they come, tables aside and renamed.
+An .npz is held in memory until it is whole; pictures and tables are written aside as they come.
 """
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
 from vaegis.models.errors import Conflict, Refusal
-from vaegis.models.outputs.score_file import writing
+from vaegis.models.outputs.atomic import atomic_file, atomic_files, writing
+from vaegis.models.outputs.table_file import TableFile
 from vaegis.models.sources.images import SUFFIXES
 from vaegis.models.spec import ImageSpec, InputSpec
 
 TABLES = (".parquet", ".csv")
-
-
-class TableFile:
-    """A Parquet or csv file of columns; use as a context manager."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        """Opens a file beside `path`.
-
-        Raises:
-            Refusal: another ending, or a place that cannot be written.
-            Conflict: `path` is a folder.
-        """
-        if path.suffix not in TABLES:
-            raise Refusal(f"--out {path.name} ends in {path.suffix or 'nothing'}; name a {' or '.join(TABLES)} file.")
-        if path.is_dir():
-            raise Conflict(f"--out {path} is a folder; name a file.")
-        self._path, self._aside, self._schema = path, path.with_name(f".{path.name}.partial"), schema
-        with writing(f"--out {path}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = open(self._aside, "wb")  # noqa: SIM115 (closed in __exit__)
-        kind = pq.ParquetWriter if path.suffix == ".parquet" else pa_csv.CSVWriter
-        self._writer: Any = kind(self._handle, schema)
-
-    def write(self, columns: Mapping[str, Any]) -> None:
-        """Appends rows.
-
-        Raises:
-            Refusal: the disk is full.
-        """
-        with writing(f"--out {self._path}"):
-            self._writer.write_table(pa.table([columns[n] for n in self._schema.names], schema=self._schema))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        try:
-            with writing(f"--out {self._path}"), self._handle:
-                self._writer.close()
-                if kind is None:
-                    self._handle.flush()
-                    os.fsync(self._handle.fileno())
-                    os.replace(self._aside, self._path)
-        finally:
-            self._aside.unlink(missing_ok=True)
 
 
 class SampleFiles:
@@ -80,25 +34,26 @@ class SampleFiles:
     """
 
     def __init__(self, out: Path, spec: InputSpec, about: Sequence[str] = ()) -> None:
-        """Opens the place.
+        """Checks that `out` can hold such samples.
 
         Args:
             about: names of further values of a sample's own shape, such as `difference`: arrays of an .npz, columns
                 `NAME.COLUMN` of a table, folders of pictures.
 
         Raises:
-            Refusal: a form that the kind cannot take; a place that cannot be written.
+            Refusal: a form that the kind cannot take.
+            Conflict: `out` is a folder and the form a file.
         """
         self._out, self._spec, self._about = out, spec, tuple(about)
         self._arrays: dict[str, list[NDArray[Any]]] | None = None
         self._table: TableFile | None = None
+        self._open = ExitStack()
+        self._aside = out  # where pictures are written until the end
         self._names: set[str] = set()
         if out.suffix == ".npz":
             if out.is_dir():
                 raise Conflict(f"--out {out} is a folder; name a file.")
             self._arrays = {"x": [], **{name: [] for name in about}}
-            with writing(f"--out {out}"):
-                out.parent.mkdir(parents=True, exist_ok=True)
         elif isinstance(spec, ImageSpec):
             if out.suffix in (*TABLES, *SUFFIXES) or (out.exists() and not out.is_dir()):
                 raise Refusal(f"--out {out.name} cannot hold images; name a folder, for a PNG each, or an .npz.")
@@ -106,14 +61,11 @@ class SampleFiles:
                 raise Refusal(
                     f"A PNG cannot hold {spec.channels} channels of {spec.depth} bits; name an .npz for --out."
                 )
-            with writing(f"--out {out}"):
-                for folder in (out, *(out / name for name in about)):
-                    folder.mkdir(parents=True, exist_ok=True)
         else:
             columns = [*spec.columns, *(f"{name}.{c}" for name in about for c in spec.columns)]
             fields = [("item", pa.string()), ("index", pa.int64()), ("timestamp", pa.string())]
             fields += [(c, pa.float32()) for c in columns] + [("note", pa.string())]
-            self._table = TableFile(out, pa.schema(fields))
+            self._table = TableFile(out, pa.schema(fields), forms=TABLES)
 
     def write(
         self,
@@ -139,10 +91,10 @@ class SampleFiles:
             return
         if self._table is None:
             for i, picture in enumerate(values):
-                place = self._place(items[i], int(index[i]))
-                self._save(self._out / place, picture)
-                for name in self._about:
-                    self._save(self._out / name / place, about[name][i])
+                name = self._name(items[i], int(index[i]))
+                self._save(self._aside / name, picture)
+                for what in self._about:
+                    self._save(self._aside / what / name, about[what][i])
             return
         if values.ndim == 3:
             span = values.shape[1]
@@ -165,15 +117,15 @@ class SampleFiles:
             columns |= {f"{k}.{name}": pa.array(v[:, c].astype(np.float32), from_pandas=True) for k, v in about.items()}
         self._table.write(columns)
 
-    def _place(self, item: str | None, index: int) -> str:
+    def _name(self, item: str | None, index: int) -> str:
         """`part_2.png` of an image file; `test.npz.7.png` of an array; a number where there is no name."""
         name = item if item is not None else f"{index:04d}"
-        place = Path(name) if Path(name).suffix not in (".npz", ".npy") else Path(f"{name}.{index}")
-        place = place.with_name(place.name + ("" if place.suffix == ".png" else ".png"))
-        if place.as_posix() in self._names:
-            place = place.with_name(f"{place.stem}.{index}.png")
-        self._names.add(place.as_posix())
-        return place.as_posix()
+        path = Path(name) if Path(name).suffix not in (".npz", ".npy") else Path(f"{name}.{index}")
+        path = path.with_name(path.name + ("" if path.suffix == ".png" else ".png"))
+        if path.as_posix() in self._names:
+            path = path.with_name(f"{path.stem}.{index}.png")
+        self._names.add(path.as_posix())
+        return path.as_posix()
 
     def _save(self, path: Path, picture: NDArray[Any]) -> None:
         with writing(f"--out {self._out}"):
@@ -181,26 +133,40 @@ class SampleFiles:
             path.write_bytes(png(picture))
 
     def __enter__(self) -> Self:
-        if self._table is not None:
-            self._table.__enter__()
+        """Opens a file beside `out`, or a folder beside or in it.
+
+        Raises:
+            Refusal: it cannot be written there.
+        """
+        with writing(f"--out {self._out}"), ExitStack() as opening:
+            if self._table is not None:
+                opening.enter_context(self._table)
+            elif self._arrays is not None:
+                self._out.parent.mkdir(parents=True, exist_ok=True)
+            else:
+                self._aside = opening.enter_context(atomic_files(self._out))
+                for name in self._about:
+                    (self._aside / name).mkdir(exist_ok=True)
+            self._open = opening.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, t: TracebackType | None) -> None:
-        if self._table is not None:
-            self._table.__exit__(kind, e, t)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with writing(f"--out {self._out}"):
+            self._open.__exit__(kind, error, trace)
         if self._arrays is not None and kind is None:
             save_npz(self._out, {k: np.concatenate(v) for k, v in self._arrays.items() if v})
 
 
 def save_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Writes arrays aside and renames the file."""
-    aside = path.with_name(f".{path.name}.partial.npz")
-    try:
-        with writing(f"--out {path}"):
-            np.savez_compressed(aside, **cast(Any, dict(arrays)))
-            os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Writes arrays, whole or not at all.
+
+    Raises:
+        Refusal: the disk is full, the folder cannot be written.
+    """
+    with writing(f"--out {path}"), atomic_file(path) as file:
+        np.savez_compressed(file, **cast(Any, dict(arrays)))
 
 
 def png(picture: NDArray[Any]) -> bytes:

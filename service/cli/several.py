@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaegis.models.errors import Conflict, Refusal
+from vaegis.models.outputs.atomic import write_bytes, writing
 from vaegis.service.cli import options as shared
 from vaegis.service.settings import Settings
 from vaegis.service.store.registry import Registry, check_name
@@ -117,11 +118,9 @@ def compared(
         }
         folder = out if out is not None else settings.home / "comparisons" / request.name
         kept = _kept(request.name, made, out, settings)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, raw in files.items():
-            beside_it = folder / f".{name}"
-            beside_it.write_bytes(raw)
-            beside_it.replace(folder / name)
+        with writing(f"The comparison in {folder}"):
+            for name, raw in files.items():
+                write_bytes(folder / name, raw)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return entries, kept, folder / PAGE

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
-from vaegis.models.bundle import Bundle, open_bundle, sync_folder
+from vaegis.models.bundle import MANIFEST, Bundle, open_bundle
 from vaegis.models.errors import Damaged, NotFound, Refusal
+from vaegis.models.outputs.atomic import hidden_folder, reason, sync_files, sync_folder
 
 
 def keep(bundles: Path, bundle: Bundle, move: bool) -> None:
@@ -26,32 +26,30 @@ def keep(bundles: Path, bundle: Bundle, move: bool) -> None:
         if move and bundle.path.resolve() != home.resolve():
             shutil.rmtree(bundle.path)
         return
-    aside: Path | None = None
     try:
         bundles.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".incoming-", dir=bundles))
-        ready = aside / "bundle"
-        shutil.copytree(bundle.path, ready)
-        _sync_all(ready)
-        open_bundle(ready)
-        if home.exists() and not _whole(home):  # a damaged copy: a whole one takes its place
-            os.rename(home, aside / "damaged")
-        try:
-            os.rename(ready, home)
-        except OSError:
-            if not _whole(home):  # else another process was faster
-                raise
-        sync_folder(bundles)
+        with hidden_folder(bundles, bundle.digest) as aside:
+            ready = aside / "bundle"
+            for name in (*bundle.manifest.files, MANIFEST):
+                (ready / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(bundle.path / name, ready / name)
+            sync_files(ready)
+            open_bundle(ready)
+            if home.exists() and not _whole(home):  # a damaged copy: a whole one takes its place
+                os.rename(home, aside / "damaged")
+            try:
+                os.rename(ready, home)
+            except OSError:
+                if not _whole(home):  # else another process was faster
+                    raise
+            sync_folder(bundles)
         if move:
             shutil.rmtree(bundle.path)
     except OSError as error:
         raise Refusal(
-            f"The bundle cannot be kept in {bundles} ({error.strerror}); free space there, or set "
+            f"The bundle cannot be kept in {bundles} ({reason(error)}); free space there, or set "
             "VAEGIS_HOME to a folder that can be written."
         ) from error
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _whole(home: Path) -> bool:
@@ -60,10 +58,3 @@ def _whole(home: Path) -> bool:
     except (NotFound, Damaged):
         return False
     return True
-
-
-def _sync_all(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())

@@ -172,7 +172,7 @@ def test_a_resumed_fit_repeats_the_uninterrupted_one(tmp_path, uninterrupted, st
 
     with pytest.raises(Stopped):
         fit(vae(), SAMPLES, PARTED, options(seed=7), key="k", path=path, show=kill)
-    path.with_suffix(".partial").write_bytes(b"torn by a kill")
+    (tmp_path / ".checkpoint.safetensors.0123abcd.partial").write_bytes(b"torn by a kill")
     steps = []
     resumed = fit(
         vae(), SAMPLES, PARTED, options(seed=7), key="k", path=path, resume=True, show=lambda at: steps.append(at.step)

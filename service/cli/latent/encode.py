@@ -32,7 +32,7 @@ def encode(
     import pyarrow as pa
 
     from vaegis.models.bundle import ENCODER
-    from vaegis.models.outputs.sample_files import TableFile
+    from vaegis.models.outputs.table_file import TableFile
 
     reading = asked.reading()
     coder = opening.open_coder(model, bundle, device)
@@ -43,7 +43,7 @@ def encode(
     fields = [("item", pa.string()), ("index", pa.int64()), ("part", pa.int64()), ("timestamp", pa.string())]
     schema = pa.schema([*fields, *((n, pa.float32()) for n in names), ("error", pa.string())])
     count = failed = 0
-    with TableFile(out, schema) as file:
+    with TableFile(out, schema, forms=(".parquet", ".csv")) as file:
         for block in stream:
             file.write(_rows(coder, block, names))
             count += len(block)

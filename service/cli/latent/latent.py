@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vaegis.models.errors import Conflict, Refusal
 from vaegis.service.cli import options as shared
 from vaegis.service.cli.latent import opening
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vaegis.models.blocks import Block
+    from vaegis.models.latent import Coder
+    from vaegis.models.sources.labels import LabelTable
 
 MOST = 20_000  # samples on a map: more are an even blot
 GRID, STEPS, REACH = 9, 9, 2.5  # cells along a side; steps of a traverse; clean standard deviations to either side
@@ -43,15 +53,9 @@ def latent(
 
     vaegis latent test.npz --model digits --labels key:y --out digits-latent
     """
-    import numpy as np
-    import pyarrow as pa
-
     from vaegis.models.bundle import DECODER, ENCODER
-    from vaegis.models.latent import linear_probe, plane_of
-    from vaegis.models.latent import traverse as walk
-    from vaegis.models.latent.pictures import grid, scatter
-    from vaegis.models.outputs.sample_files import TableFile
-    from vaegis.models.outputs.score_file import writing
+    from vaegis.models.latent import linear_probe
+    from vaegis.models.outputs.atomic import atomic_files, writing
     from vaegis.models.sources import open_source, read_labels
 
     if out.exists() and not out.is_dir():
@@ -60,85 +64,122 @@ def latent(
     coder = opening.open_coder(model, bundle, device)
     coder.need(ENCODER, "draw its latent space")
     table = read_labels(open_source(source, reading), coder.spec.kind, labels) if labels is not None else None
-    latents, items, index = [], [], []
+    points = _points(coder, opening.open_blocks(coder, source, reading), table)
+    if len(points) < 3:
+        if not len(points):
+            raise Refusal(f"No sample of {source.name} could be read; `vaegis score` says why of each.")
+        raise Refusal(f"{source.name} holds {len(points)} readable samples; a map needs three at least.")
+    units = _units(traverse, points.latents)
+    if units and not coder.has(DECODER):
+        coder.need(DECODER, "show what a unit does")
+    with writing(f"--out {out}"), atomic_files(out) as folder:
+        pages = _write_pages(folder, coder, points, units)
+    typer.echo(f"{len(points):,} samples: {', '.join(pages)} in {out}")
+    probe = linear_probe(points.latents, points.groups)
+    if probe is not None:
+        typer.echo(
+            f"  a linear probe tells the {probe.labels} labels apart for {probe.accuracy:.1%} of {probe.samples:,} "
+            f"samples; by guessing, {probe.chance:.1%}"
+        )
+
+
+@dataclass(frozen=True)
+class Points:
+    """Samples in latent space."""
+
+    latents: NDArray[np.float32]  # (n, size)
+    items: Sequence[str | None]  # (n,)
+    index: NDArray[np.int64]  # (n,)
+    groups: Sequence[str | None]  # (n,) label, class or condition, by which they are coloured
+    conditions: Sequence[int]  # (n,), empty for a model without
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def _points(coder: Coder, blocks: Iterator[Block], table: LabelTable | None) -> Points:
+    """Encodes the readable samples, `MOST` or a block more."""
+    import numpy as np
+
+    latents: list[Any] = [np.empty((0, coder.size), np.float32)]
+    index: list[Any] = [np.empty(0, np.int64)]
+    items: list[str | None] = []
     groups: list[str | None] = []
-    told: list[int] = []
-    for block in opening.open_blocks(coder, source, reading):
-        there = np.flatnonzero(block.count > 0)
-        if not len(there):
+    numbers: list[int] = []
+    for block in blocks:
+        readable = np.flatnonzero(block.count > 0)
+        if not len(readable):
             continue
-        first = block.first[there]
+        first = block.first[readable]
         conditions = block.conditions[first] if block.conditions is not None else None
         latents.append(coder.encode(block.parts[first], conditions)[0])
-        names = [block.items[i] for i in there.tolist()]
+        names = [block.items[i] for i in readable.tolist()]
         items += names
-        index.append(block.index[there])
+        index.append(block.index[readable])
         if table is not None:
-            label, classes = table.find(names, block.index[there])
+            label, classes = table.find(names, block.index[readable])
             groups += [c or {0: "clean", 1: "anomalous"}.get(int(v)) for v, c in zip(label, classes, strict=True)]
         elif conditions is not None:
             groups += [coder.spec.conditions[c] for c in conditions.tolist()]
         else:
-            groups += [None] * len(there)
-        told += conditions.tolist() if conditions is not None else []
+            groups += [None] * len(readable)
+        numbers += conditions.tolist() if conditions is not None else []
         if len(items) >= MOST:
             break
-    if not items:
-        raise Refusal(f"No sample of {source.name} could be read; `vaegis score` says why of each.")
-    z = np.concatenate(latents)
-    if len(z) < 3:
-        raise Refusal(f"{source.name} holds {len(z)} readable samples; a map needs three at least.")
-    units = _units(traverse, z)
+    return Points(np.concatenate(latents), items, np.concatenate(index), groups, numbers)
+
+
+def _write_pages(folder: Path, coder: Coder, points: Points, units: Sequence[int]) -> list[str]:
+    """Writes the map, and what the decoder makes of it where the model has one; returns the files' names."""
+    import numpy as np
+    import pyarrow as pa
+
+    from vaegis.models.bundle import DECODER
+    from vaegis.models.latent import plane_of
+    from vaegis.models.latent import traverse as walk
+    from vaegis.models.latent.pictures import grid, scatter
+    from vaegis.models.outputs.table_file import TableFile
+
+    z, spec = points.latents, coder.spec
     plane = plane_of(z)
     places = plane.place(z)
-    with writing(f"--out {out}"):
-        out.mkdir(parents=True, exist_ok=True)
     shares = f"{plane.shares[0]:.0%} and {plane.shares[1]:.0%} of the latents' variance"
-    with writing(f"--out {out}"):
-        (out / "map.png").write_bytes(scatter(places, groups, f"{len(z):,} samples; the axes have {shares}"))
-    schema = [
-        ("item", pa.string()),
-        ("index", pa.int64()),
-        ("x", pa.float64()),
-        ("y", pa.float64()),
-        ("group", pa.string()),
-    ]
-    with TableFile(out / "map.parquet", pa.schema(schema)) as file:
-        named = {"item": pa.array(items, pa.string()), "group": pa.array(groups, pa.string())}
-        at = {"index": pa.array(np.concatenate(index)), "x": pa.array(places[:, 0]), "y": pa.array(places[:, 1])}
-        file.write({**named, **at})
-    made = ["map.png", "map.parquet"]
-    if coder.has(DECODER):
-        # Under the condition that most samples have.
-        common = int(np.bincount(told).argmax()) if told else None
-        left, right = np.quantile(places[:, 0], (0.02, 0.98)).tolist()
-        top, bottom = np.quantile(places[:, 1], (0.98, 0.02)).tolist()
-        across, down = np.linspace(left, right, GRID), np.linspace(top, bottom, GRID)
-        cells = np.stack(np.meshgrid(across, down), axis=-1).reshape(-1, 2)
-        pictures = coder.decode(plane.back(cells), None if common is None else np.full(len(cells), common))
-        as_what = f" as {coder.spec.conditions[common]}" if common is not None else ""
-        title = f"What the decoder makes of the map's places{as_what}"
-        with writing(f"--out {out}"):
-            (out / "grid.png").write_bytes(grid(pictures.reshape(GRID, GRID, *coder.spec.shape), coder.spec, title))
-        made.append("grid.png")
-        if units:
-            centre, spread = z.mean(axis=0), z.std(axis=0)
-            steps = np.concatenate([walk(centre, u, float(spread[u]), STEPS, REACH) for u in units])
-            moved = coder.decode(steps, None if common is None else np.full(len(steps), common))
-            title = f"Units {', '.join(map(str, units))}, {REACH:g} standard deviations either way{as_what}"
-            with writing(f"--out {out}"):
-                rows_of = moved.reshape(len(units), STEPS, *coder.spec.shape)
-                (out / "traverse.png").write_bytes(grid(rows_of, coder.spec, title))
-            made.append("traverse.png")
-    elif units:
-        coder.need(DECODER, "show what a unit does")
-    typer.echo(f"{len(z):,} samples: {', '.join(made)} in {out}")
-    found = linear_probe(z, groups)
-    if found is not None:
-        typer.echo(
-            f"  a linear probe tells the {found.labels} labels apart for {found.accuracy:.1%} of {found.samples:,} "
-            f"samples; by guessing, {found.chance:.1%}"
-        )
+    (folder / "map.png").write_bytes(scatter(places, points.groups, f"{len(z):,} samples; the axes have {shares}"))
+    columns = {
+        "item": pa.array(points.items, pa.string()),
+        "index": pa.array(points.index),
+        "x": pa.array(places[:, 0], pa.float64()),
+        "y": pa.array(places[:, 1], pa.float64()),
+        "group": pa.array(points.groups, pa.string()),
+    }
+    with TableFile(folder / "map.parquet", pa.schema([(n, c.type) for n, c in columns.items()])) as file:
+        file.write(columns)
+    pages = ["map.png", "map.parquet"]
+    if not coder.has(DECODER):
+        return pages
+    # Under the condition that most samples have.
+    common = int(np.bincount(points.conditions).argmax()) if points.conditions else None
+    as_what = f" as {spec.conditions[common]}" if common is not None else ""
+
+    def decode(latents: NDArray[Any]) -> NDArray[Any]:
+        return coder.decode(latents, None if common is None else np.full(len(latents), common))
+
+    left, right = np.quantile(places[:, 0], (0.02, 0.98)).tolist()
+    top, bottom = np.quantile(places[:, 1], (0.98, 0.02)).tolist()
+    across, down = np.linspace(left, right, GRID), np.linspace(top, bottom, GRID)
+    cells = np.stack(np.meshgrid(across, down), axis=-1).reshape(-1, 2)
+    pictures = decode(plane.back(cells)).reshape(GRID, GRID, *spec.shape)
+    title = f"What the decoder makes of the map's places{as_what}"
+    (folder / "grid.png").write_bytes(grid(pictures, spec, title))
+    pages.append("grid.png")
+    if units:
+        centre, spread = z.mean(axis=0), z.std(axis=0)
+        steps = np.concatenate([walk(centre, u, float(spread[u]), STEPS, REACH) for u in units])
+        pictures = decode(steps).reshape(len(units), STEPS, *spec.shape)
+        title = f"Units {', '.join(map(str, units))}, {REACH:g} standard deviations either way{as_what}"
+        (folder / "traverse.png").write_bytes(grid(pictures, spec, title))
+        pages.append("traverse.png")
+    return pages
 
 
 def _units(text: str | None, z: object) -> list[int]:
