@@ -46,22 +46,22 @@ def evaluate(
     import numpy as np
     from rich.console import Console
 
-    from vaegis.models.outputs.score_file import writing
+    from vaegis.models.outputs.atomic import write_bytes, writing
     from vaegis.models.sources import open_source, read_labels
     from vaegis.service.cli.fit import need_training
-    from vaegis.service.cli.score import judged, watched
+    from vaegis.service.cli.score import open_scoring, with_progress
 
     need_training()
     from vaegis.training.evaluate import evaluate as compare
 
     reading = asked.reading(labels=labels)
-    scorer, decision, blocks = judged(
+    scorer, decision, stream = open_scoring(
         source, shared.bundle_for(model, bundle), alpha, threshold, decide_by, None, device, reading
     )
     table = read_labels(open_source(source, reading), scorer.spec.kind, labels)
     evidence: dict[str, list[Any]] = {t: [] for t in scorer.terms}
     flagged, label, classes = [], [], []
-    for verdicts in watched(blocks):
+    for verdicts in with_progress(stream):
         found, named = table.find(verdicts.block.items, verdicts.block.index)
         if (found < 0).any():
             i = int((found < 0).argmax())
@@ -90,7 +90,7 @@ def evaluate(
     }
     if out is not None:
         with writing(f"--out {out}"):
-            out.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+            write_bytes(out, (json.dumps(facts, indent=2) + "\n").encode())
     if as_json:
         typer.echo(json.dumps(facts))
         return

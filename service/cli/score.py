@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import typer
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from vaegis.models.calibration import Decision
     from vaegis.models.scorer import Scorer, Verdicts
     from vaegis.models.sources import SourceOptions
-
-SHOWN = 5  # strangest samples named on the terminal
 
 
 @shared.reads()
@@ -42,6 +39,12 @@ def score(
         Path | None,
         typer.Option("--maps", metavar="DIR", help="Where it is strange: PNGs of images, a Parquet file otherwise."),
     ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            "--events", metavar="FILE", help="A row per stretch of anomalous time steps: .parquet, .csv or .jsonl."
+        ),
+    ] = None,
     fail_on_anomaly: Annotated[
         bool, typer.Option("--fail-on-anomaly", help="Exit with status 3 if anything is anomalous.")
     ] = False,
@@ -52,48 +55,94 @@ def score(
 
     vaegis score line4/today --model bracket --out today.parquet --maps today-maps
 
-    vaegis score pump.csv --model pump --alpha 0.001
+    vaegis score pump.csv --model pump --alpha 0.001 --events pump-events.csv
     """
     from rich.console import Console
 
-    if maps is not None and maps.resolve() == source.resolve():
-        raise Refusal(f"--maps {maps} is SOURCE itself, whose images the maps would replace; name another folder.")
-    scorer, decision, blocks = judged(
+    from vaegis.service.cli.summary import Summary
+
+    outputs = Outputs(out, maps, events)
+    outputs.check(source)
+    scorer, decision, stream = open_scoring(
         source, shared.bundle_for(model, bundle), alpha, threshold, decide_by, group, device,
-        asked.reading(), maps is not None,
+        asked.reading(), outputs.need_maps,
     )  # fmt: skip
-    counts: Counter[str] = Counter()
-    strangest: list[tuple[float, str]] = []
-    unread: list[str] = []
+    summary = Summary()
     with ExitStack() as stack:
-        file: Any = None
-        if out is not None:
-            from vaegis.models.outputs.score_file import ScoreFile
-
-            file = stack.enter_context(ScoreFile(out, scorer.terms))
-        pictures: Any = None
-        if maps is not None:
-            from vaegis.models.outputs.map_files import MapFiles
-
-            pictures = stack.enter_context(MapFiles(maps, scorer.bundle))
-        for verdicts in watched(blocks):
-            counts.update(verdicts.status)
-            _remember(verdicts, strangest, unread)
-            if file is not None:
+        files = [stack.enter_context(file) for file in outputs.files(scorer.bundle, scorer.terms)]
+        for verdicts in with_progress(stream):
+            summary.add(verdicts)
+            for file in files:
                 file.write(verdicts)
-            if pictures is not None:
-                pictures.write(verdicts)
     console = Console(highlight=False, soft_wrap=True)
-    _tell(console, counts, decision, strangest, unread, scorer.bundle)
-    if out is not None:
-        console.print(f"  rows: {out}", soft_wrap=True, markup=False)
+    summary.print(console, decision, scorer.spec.kind)
+    for what, path in (("rows", out), ("events", events)):
+        if path is not None:
+            console.print(f"  {what}: {path}", soft_wrap=True, markup=False)
+    counts = summary.counts
     if not counts["ok"] and not counts["anomalous"]:
-        raise Refusal(f"None of the {counts['unjudged']} samples could be judged; the first: {unread[0]}")
+        raise Refusal(f"None of the {counts['unjudged']} samples could be judged; the first: {summary.unjudged[0]}")
     if fail_on_anomaly and counts["anomalous"]:
         raise typer.Exit(3)
 
 
-def judged(
+class VerdictFile(Protocol):
+    """What verdicts are written to."""
+
+    def write(self, verdicts: Verdicts) -> None:
+        """Takes the next block."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What `vaegis score` writes, each if it is named."""
+
+    out: Path | None
+    maps: Path | None
+    events: Path | None
+
+    @property
+    def need_maps(self) -> bool:
+        """Whether the maps of the samples are needed: an event's guilty channels come from them too."""
+        return self.maps is not None or self.events is not None
+
+    def check(self, source: Path) -> None:
+        """Looks at where they are to be.
+
+        Raises:
+            Refusal: one would replace another, or the source.
+        """
+        if self.maps is not None and self.maps.resolve() == source.resolve():
+            raise Refusal(f"--maps {self.maps} is SOURCE itself, whose images the maps would replace; name another.")
+        named = {"SOURCE": source, "--maps": self.maps, "--out": self.out, "--events": self.events}
+        options: dict[Path, str] = {}
+        for option, path in named.items():
+            if path is None:
+                continue
+            if path.resolve() in options:
+                raise Refusal(f"{option} {path} is also {options[path.resolve()]}; name another place for one of them.")
+            options[path.resolve()] = option
+            if option == "--maps":
+                options[path.resolve() / "maps.parquet"] = "the table of --maps"
+
+    def files(self, bundle: Bundle, terms: list[str]) -> Iterator[AbstractContextManager[VerdictFile]]:
+        """What takes the verdicts, to be opened one after another."""
+        if self.out is not None:
+            from vaegis.models.outputs.score_file import ScoreFile
+
+            yield ScoreFile(self.out, terms)
+        if self.maps is not None:
+            from vaegis.models.outputs.map_files import MapFiles
+
+            yield MapFiles(self.maps, bundle)
+        if self.events is not None:
+            from vaegis.models.outputs.event_file import EventFile
+
+            yield EventFile(self.events, bundle.spec)
+
+
+def open_scoring(
     source: Path,
     folder: Path,
     alpha: float | None,
@@ -120,14 +169,13 @@ def judged(
     bundle = open_bundle(folder)
     rate = bundle.manifest.alpha if alpha is None and threshold is None else alpha
     decision = decide(bundle.calibration, rate, threshold, decide_by, group)
-    opened = open_source(source, reading)
-    stream = inputs.blocks(opened, bundle.spec, roi=bundle.roi)
+    blocks = inputs.blocks(open_source(source, reading), bundle.spec, roi=bundle.roi)
     scorer = Scorer(bundle, cast(Any, device))
-    return scorer, decision, (scorer.verdicts(block, decision, maps) for block in stream)
+    return scorer, decision, (scorer.verdicts(block, decision, maps) for block in blocks)
 
 
-def watched(blocks: Iterator[Verdicts]) -> Iterator[Verdicts]:
-    """The same, counted on the terminal."""
+def with_progress(stream: Iterator[Verdicts]) -> Iterator[Verdicts]:
+    """The same blocks, counted on the terminal as they pass."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -140,47 +188,6 @@ def watched(blocks: Iterator[Verdicts]) -> Iterator[Verdicts]:
     )
     with bar:
         task = bar.add_task("scoring", total=None)
-        for one in blocks:
-            bar.advance(task, len(one))
-            yield one
-
-
-def _remember(verdicts: Verdicts, strangest: list[tuple[float, str]], unread: list[str]) -> None:
-    """Keeps the strangest samples and the first that could not be judged."""
-    block, scores = verdicts.block, verdicts.evidence[verdicts.decision.decide_by]
-    floor = strangest[0][0] if len(strangest) == SHOWN else float("-inf")
-    for i in (scores > floor).nonzero()[0].tolist():
-        name = block.items[i]
-        where = f"{name} [{block.index[i]}]" if name else f"[{block.index[i]}]"
-        p = verdicts.p_values[verdicts.decision.decide_by][i]
-        entry = (float(scores[i]), f"{where}  {verdicts.decision.decide_by} {scores[i]:.5g}  p {p:.3g}")
-        (heapq.heappushpop if len(strangest) == SHOWN else heapq.heappush)(strangest, entry)
-    for i, why in verdicts.errors.items():
-        if len(unread) < SHOWN:
-            unread.append(f"{block.items[i] or ''} [{block.index[i]}]: {why}".strip())
-
-
-def _tell(
-    console: Any,
-    counts: Counter[str],
-    decision: Decision,
-    strangest: list[tuple[float, str]],
-    unread: list[str],
-    bundle: Bundle,
-) -> None:
-    total = sum(counts.values())
-    rate = f"{decision.alpha:.2%} false alarms" if decision.alpha is not None else "as given"
-    beyond = ", extrapolated" if decision.extrapolated else ""
-    what = "time steps" if bundle.spec.kind == "series" else "samples"
-    console.print(
-        f"[bold]{counts['anomalous']:,} of {total:,} {what} are anomalous[/] "
-        f"({decision.decide_by} above {decision.threshold:.5g}: {rate}{beyond})"
-    )
-    if strangest:
-        console.print("  strangest:")
-        for _, line in sorted(strangest, reverse=True):
-            console.print(f"    {line}", markup=False)
-    if counts["unjudged"]:
-        console.print(f"[yellow]  {counts['unjudged']:,} could not be judged:[/]")
-        for line in unread:
-            console.print(f"    {line}", markup=False)
+        for verdicts in stream:
+            bar.advance(task, len(verdicts))
+            yield verdicts

@@ -1,7 +1,6 @@
 import csv
 import io
 import json
-import resource
 import shutil
 
 import numpy as np
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from size_limit import size_limit
 from toy_data import SERIES, pump, write_csv
 from vaegis.models.bundle import open_bundle
 from vaegis.models.outputs.colours import to_png
@@ -252,17 +252,11 @@ def test_bad_input_is_answered_with_a_sentence(refused, bundle, sources, tmp_pat
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_a_disk_that_fills_up_leaves_the_old_score_file(refused, bundle, sources, tmp_path, form):
-    """A real limit on the size of files; EFBIG stands in for ENOSPC."""
     out = tmp_path / f"s.{form}"
     out.write_text("old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        refused(
-            "score", sources / "vector-test.npz", "--bundle", bundle("vector"), "--out", out, words=["File too large"]
-        )
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    given = ["score", sources / "vector-test.npz", "--bundle", bundle("vector"), "--out", out]
+    with size_limit(1000):
+        refused(*given, words=["File too large"])
     assert out.read_text() == "old"
     assert not list(tmp_path.glob(".s.*"))
 
