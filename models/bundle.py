@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,37 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaegis.models import calibration as calibrations
+from vaegis.models import manifest as manifests
 from vaegis.models import spec as specs
 from vaegis.models.calibration import Calibration
 from vaegis.models.errors import Conflict, Damaged, NotFound, Refusal
+from vaegis.models.manifest import FORMAT, MANIFEST, Manifest
 from vaegis.models.outputs.atomic import atomic_folder, reason
 from vaegis.models.spec import InputSpec
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 SCORE, ENCODER, DECODER = "score.onnx", "encoder.onnx", "decoder.onnx"
 SAMPLER, STEP = "sampler.onnx", "step.onnx"  # of families that generate without a decoder
 CALIBRATION, WEIGHTS, ROI = "calibration.npz", "weights.safetensors", "roi.npy"
 NEEDED = (SCORE, CALIBRATION)
 MANIFEST_LIMIT = 16 * 2**20
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What `manifest.json` says."""
-
-    format: int  # of the folder; a reader knows exactly one
-    digest: str  # sha256 over graphs, calibration, spec and alpha: the bundle's identity
-    family: str  # for people: nothing that scores looks at it
-    arguments: dict[str, Any]  # the family's constructor arguments
-    spec: dict[str, Any]  # see vaegis.models.spec
-    evidence: dict[str, str]  # term -> what it means, `score` included
-    alpha: float  # false-alarm rate used when none is asked for
-    training: dict[str, Any]  # digest of the clean data, counts per split, seed, steps
-    lineage: dict[str, Any]  # the digest it was retrained from, where there is one
-    versions: dict[str, str]  # libraries it was made with
-    created: str  # ISO 8601, UTC
-    files: dict[str, str]  # path -> sha256 of every other file
 
 
 @dataclass(frozen=True)
@@ -123,12 +105,12 @@ def open_bundle(path: Path | str) -> Bundle:
     return Bundle(path=path, manifest=manifest, spec=spec)
 
 
-def write_bundle(path: Path, files: dict[str, bytes], **facts: Any) -> Bundle:
+def write_bundle(path: Path, files: dict[str, bytes], manifest: Manifest) -> Bundle:
     """Writes a bundle to a folder that must not exist, whole or not at all.
 
     Args:
         files: relative path -> bytes, manifest excluded.
-        facts: the fields of `Manifest` other than format, digest and files.
+        manifest: what it says of itself; its format, digest and files are computed here.
 
     Raises:
         Conflict: the folder exists.
@@ -137,9 +119,9 @@ def write_bundle(path: Path, files: dict[str, bytes], **facts: Any) -> Bundle:
     if path.exists():
         raise Conflict(f"{path} exists already; a bundle is never altered. Name another folder or remove that one.")
     digests = {name: hashlib.sha256(raw).hexdigest() for name, raw in sorted(files.items())}
-    digest = identity(facts["family"], facts["arguments"], facts["spec"], facts["alpha"], digests)
-    manifest = Manifest(format=FORMAT, digest=digest, files=digests, **facts)
-    text = (json.dumps(asdict(manifest), indent=2, allow_nan=False) + "\n").encode()
+    digest = identity(manifest.family, manifest.arguments, manifest.spec, manifest.alpha, digests)
+    manifest = replace(manifest, format=FORMAT, digest=digest, files=digests)
+    text = (json.dumps(manifests.to_json(manifest), indent=2, allow_nan=False) + "\n").encode()
     try:
         with atomic_folder(path) as aside:
             for name, raw in {**files, MANIFEST: text}.items():
@@ -210,22 +192,9 @@ def _manifest(path: Path) -> Manifest:
     if path.stat().st_size > MANIFEST_LIMIT:
         raise Damaged(f"{MANIFEST} is larger than {MANIFEST_LIMIT} bytes; it is not one that this product wrote.")
     try:
-        data = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
+        return manifests.from_json(json.loads(path.read_text("utf-8")))
+    except (ValueError, OSError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} cannot be read ({error}); restore the bundle from where it came.") from error
-    if not isinstance(data, dict) or not isinstance(data.get("format"), int):
-        raise Damaged(f"{MANIFEST} states no format version; restore the bundle from where it came.")
-    if data["format"] != FORMAT:
-        newer = "Upgrade vaegis" if data["format"] > FORMAT else "Fit the model again"
-        raise Damaged(f"The bundle has format version {data['format']}; this version reads {FORMAT}. {newer}.")
-    known = {f.name for f in fields(Manifest)}
-    if missing := sorted(known - set(data)):
-        raise Damaged(f"{MANIFEST} lacks {', '.join(missing)}; restore the bundle from where it came.")
-    if unknown := sorted(set(data) - known):
-        raise Damaged(f"{MANIFEST} holds {', '.join(unknown)}, which format version {FORMAT} does not have.")
-    if not isinstance(data["files"], dict) or not isinstance(data["spec"], dict):
-        raise Damaged(f"{MANIFEST} lists no files or spec; restore the bundle from where it came.")
-    return Manifest(**data)
 
 
 def _verified(folder: Path, name: str, digest: str) -> bytes:

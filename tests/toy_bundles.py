@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vaegis.models.bundle import Bundle, write_bundle
 from vaegis.models.calibration import calibrate, to_bytes
+from vaegis.models.manifest import Lineage, Manifest, Proof, SplitSizes, Training
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec, to_json
 
 IMAGE = ImageSpec(height=4, width=4, channels=1)
@@ -112,27 +113,42 @@ def network_graph(spec: InputSpec) -> bytes:
 def network_bundle(folder: Path, spec: InputSpec, alpha: float = 0.05, digest: str = "ab" * 32) -> Bundle:
     """A bundle of `network_graph`, whose manifest holds the numbers of a fit on 500 samples of that digest."""
     calibration = calibrate({"score": calibration_scores()}, None, None, (0.0, 1.0))
+    training = Training(
+        digest=digest,
+        samples=500,
+        skipped=2,
+        split=SplitSizes(fit=250, validate=51, calibrate=199),
+        calibrate=199,
+        calibrate_independent=199,
+        steps=60,
+        gate=Proof(torch=0.1, batch=0.2, samples=199),
+    )
     return write_bundle(
         folder,
         {"score.onnx": network_graph(spec), "calibration.npz": to_bytes(calibration)},
-        family="toy",
-        arguments={},
-        spec=to_json(spec),
-        evidence={"score": "a quarter of the mean square"},
-        alpha=alpha,
-        training={
-            "digest": digest,
-            "samples": 500,
-            "skipped": 2,
-            "split": {"fit": 250, "validate": 51, "calibrate": 199},
-            "calibrate_independent": 199,
-            "steps": 60,
-            "gate": {"torch": 0.1, "batch": 0.2, "samples": 199},
-        },
-        lineage={"digest": "cd" * 32},
-        versions={},
-        created="2026-01-01T00:00:00+00:00",
+        toy_manifest(
+            spec,
+            evidence={"score": "a quarter of the mean square"},
+            alpha=alpha,
+            training=training,
+            lineage=Lineage(digest="cd" * 32),
+        ),
     )
+
+
+def toy_manifest(spec: InputSpec, **changed) -> Manifest:
+    """A toy's manifest, with members of its own where they are given."""
+    members = {
+        "family": "toy",
+        "arguments": {},
+        "spec": to_json(spec),
+        "evidence": {"score": "a toy's score"},
+        "alpha": 0.05,
+        "training": Training(digest="ab" * 32),
+        "versions": {},
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    return Manifest(**{**members, **changed})
 
 
 def calibration_scores(n: int = 199) -> np.ndarray:
@@ -150,17 +166,14 @@ def toy_bundle(folder: Path, spec: InputSpec = IMAGE, alpha: float = 0.05, n: in
             "score.onnx": graph(spec, CENTRE[spec.kind], doc),
             "calibration.npz": to_bytes(calibrate(evidence, None, None, (0.0, 100.0))),
         },
-        family="toy",
-        arguments={},
-        spec=to_json(spec),
-        evidence={
-            "score": "mean squared difference to a constant",
-            "reconstruction_error": "the same",
-            "negative_elbo": "twice the score and one",
-        },
-        alpha=alpha,
-        training={"digest": "ab" * 32, "calibrate": n},
-        lineage={},
-        versions={},
-        created="2026-01-01T00:00:00+00:00",
+        toy_manifest(
+            spec,
+            evidence={
+                "score": "mean squared difference to a constant",
+                "reconstruction_error": "the same",
+                "negative_elbo": "twice the score and one",
+            },
+            alpha=alpha,
+            training=Training(digest="ab" * 32, calibrate=n),
+        ),
     )

@@ -7,10 +7,11 @@ orthonormal columns, so that encoding what was decoded gives the latent back.
 import numpy as np
 from onnx import TensorProto, helper
 
+from toy_bundles import toy_manifest
 from toy_data import constant, mean_graph
 from vaegis.models.bundle import write_bundle
 from vaegis.models.calibration import calibrate, to_bytes
-from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec, to_json
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 
 VECTOR = VectorSpec(columns=("a", "b", "c", "d"))
 RECIPES = VectorSpec(columns=("a", "b", "c", "d"), conditions=("A", "B"))
@@ -76,20 +77,10 @@ def coder_graphs(spec, size=2):
 def bundle_of(folder, spec, graphs, **changed):
     """A bundle with these graphs beside a score graph of the mean, calibrated on 1 to 99."""
     scores = np.arange(1.0, 100.0)
-    facts = {
-        "family": "toy",
-        "arguments": {},
-        "spec": to_json(spec),
-        "evidence": {"score": "the mean", "twice": "the double of it"},
-        "alpha": 0.05,
-        "training": {"digest": "ab" * 32},
-        "lineage": {},
-        "versions": {},
-        "created": "2026-01-01T00:00:00+00:00",
-    }
     calibration = to_bytes(calibrate({"score": scores, "twice": 2 * scores}, None, None, (0.0, 1.0)))
     files = {"score.onnx": mean_graph(spec), "calibration.npz": calibration, **graphs}
-    return write_bundle(folder, files, **{**facts, **changed})
+    evidence = {"score": "the mean", "twice": "the double of it"}
+    return write_bundle(folder, files, toy_manifest(spec, **{"evidence": evidence, **changed}))
 
 
 def sampler(spec, values):

@@ -30,10 +30,11 @@ import torch
 from numpy.typing import NDArray
 
 from vaegis.models.blocks import Samples, conditions_of
-from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, STEP, Manifest
+from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, STEP
 from vaegis.models.errors import Refusal
 from vaegis.models.families.vae import VAE
 from vaegis.models.latent import Coder, as_raw
+from vaegis.models.manifest import Manifest
 from vaegis.models.runtime.sessions import open_session
 from vaegis.models.spec import InputSpec
 from vaegis.training.fit import FitOptions, fit
@@ -93,10 +94,15 @@ class Unwritten:
 
 def unwritten(family: str, arguments: Mapping[str, Any], spec: InputSpec, graphs: Mapping[str, bytes]) -> Unwritten:
     """A model before its bundle is."""
-    none: dict[str, Any] = {"spec": {}, "evidence": {}, "training": {}, "lineage": {}, "versions": {}}
-    files = dict.fromkeys(graphs, "")
     manifest = Manifest(
-        format=0, digest="", family=family, arguments=dict(arguments), alpha=0.0, created="", files=files, **none
+        family=family,
+        arguments=dict(arguments),
+        spec={},
+        evidence={},
+        alpha=0.0,
+        versions={},
+        created="",
+        files=dict.fromkeys(graphs, ""),
     )
     return Unwritten(spec, manifest, graphs)
 

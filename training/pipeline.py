@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from vaegis.models.derived.calibrating import calibrate_graph, usable_alpha
 from vaegis.models.errors import Conflict, Refusal
 from vaegis.models.families import FAMILIES, Family, conditioned, make
 from vaegis.models.inputs import InputOptions
+from vaegis.models.manifest import Lineage, Manifest, Proof, SplitSizes, Training, installed_versions
 from vaegis.models.scorer import Graph
 from vaegis.models.sources import SourceOptions
 from vaegis.training import report
@@ -41,7 +41,7 @@ from vaegis.training.generation import Network, measure, unwritten
 from vaegis.training.splits import Split, split
 
 FEW_OF_ONE = 50  # clean samples of one condition, of which fewer are worth a note
-LIBRARIES = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "lightning-fabric")
+LIBRARIES = ("torch", "lightning-fabric")  # that made a fit, beside those that run graphs
 
 
 @dataclass(frozen=True)
@@ -186,19 +186,18 @@ def run(request: Request, watch: Watch | None = None) -> Made:
         }
         if roi is not None:
             files[ROI] = _npy(roi)
-        bundle = write_bundle(
-            request.out,
-            files,
+        manifest = Manifest(
             family=request.family,
             arguments=arguments,
             spec=specs.to_json(spec),
             evidence=_meaning(family),
             alpha=alpha,
             training=training,
-            lineage={"digest": request.parent},
-            versions=_versions(),
+            lineage=Lineage(digest=request.parent),
+            versions=installed_versions(*LIBRARIES),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        bundle = write_bundle(request.out, files, manifest)
     path.unlink(missing_ok=True)
     return Made(bundle, fitted, parted, calibration, proof, tuple(notes))
 
@@ -299,32 +298,24 @@ def _key(request: Request, spec: specs.InputSpec, digest: str) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _training(request: Request, samples: Samples, parted: Split, fitted: Fitted, proof: Gate) -> dict[str, Any]:
-    return {
-        "digest": samples.digest,
-        "samples": len(samples),
-        "skipped": len(samples.skipped),
-        "split": parted.counts(),
-        "calibrate_independent": parted.effective,
-        "group_by": request.reading.group_by,
-        "seed": request.options.seed,
-        "steps": fitted.steps,
-        "best_step": fitted.best_step,
-        "stopped": fitted.stopped,
-        "seconds": round(fitted.seconds, 2),
-        "parameters": sum(p.numel() for p in fitted.family.parameters()),
-        "gate": {"torch": proof.torch, "batch": proof.batch, "samples": proof.samples},
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"vaegis": version("vaegis"), "python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except ModuleNotFoundError:
-            continue
-    return found
+def _training(request: Request, samples: Samples, parted: Split, fitted: Fitted, proof: Gate) -> Training:
+    return Training(
+        digest=samples.digest,
+        samples=len(samples),
+        skipped=len(samples.skipped),
+        split=SplitSizes(**parted.counts()),
+        calibrate=len(parted.calibrate),
+        calibrate_independent=parted.effective,
+        calibrate_digest=samples.digest,
+        group_by=request.reading.group_by,
+        seed=request.options.seed,
+        steps=fitted.steps,
+        best_step=fitted.best_step,
+        stopped=fitted.stopped,
+        seconds=round(fitted.seconds, 2),
+        parameters=sum(p.numel() for p in fitted.family.parameters()),
+        gate=Proof(samples=proof.samples, torch=proof.torch, batch=proof.batch),
+    )
 
 
 def _npy(array: NDArray[np.bool_]) -> bytes:

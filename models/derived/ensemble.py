@@ -15,15 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 
 from vaegis.models import spec as specs
 from vaegis.models.blocks import Samples
-from vaegis.models.bundle import SCORE, Bundle
-from vaegis.models.calibration import ALL, Calibration
-from vaegis.models.derived.calibrating import LEAST, calibrate_graph
+from vaegis.models.bundle import CALIBRATION, ROI, SCORE, Bundle, write_bundle
+from vaegis.models.calibration import ALL, Calibration, to_bytes
+from vaegis.models.derived.calibrating import LEAST, calibrate_graph, usable_alpha
 from vaegis.models.errors import Refusal
+from vaegis.models.manifest import Ancestor, Lineage, Manifest, SplitSizes, Training, installed_versions
 from vaegis.models.scorer import Graph
 
 NORMAL_RANGE = 1.349  # interquartile range of a standard normal distribution
@@ -46,22 +49,22 @@ def check(members: Sequence[Member]) -> None:
     if len(members) < 2:
         raise Refusal(f"{len(members)} model was given; an ensemble takes two or more.")
     first = members[0]
-    seen: dict[str, str] = {}
+    names: dict[str, str] = {}
     for member in members:
-        if member.bundle.digest in seen:
-            raise Refusal(f"{seen[member.bundle.digest]} and {member.name} are the same bundle; name each model once.")
-        seen[member.bundle.digest] = member.name
+        if member.bundle.digest in names:
+            raise Refusal(f"{names[member.bundle.digest]} and {member.name} are the same bundle; name each model once.")
+        names[member.bundle.digest] = member.name
         ours, theirs = specs.to_json(first.bundle.spec), specs.to_json(member.bundle.spec)
         for field in [*ours, *(f for f in theirs if f not in ours)]:
             if ours.get(field) != theirs.get(field):
                 raise Refusal(
-                    f"{first.name} and {member.name} take different inputs: {field} is {_said(ours.get(field))} for "
-                    f"one and {_said(theirs.get(field))} for the other. Fit them alike."
+                    f"{first.name} and {member.name} take different inputs: {field} is {_phrase(ours.get(field))} for "
+                    f"one and {_phrase(theirs.get(field))} for the other. Fit them alike."
                 )
 
 
-def merged(members: Sequence[Member]) -> bytes:
-    """The score graph of all members.
+def merge(members: Sequence[Member]) -> bytes:
+    """Merges the members' score graphs into one.
 
     Raises:
         Refusal: graphs of different operator sets, as versions years apart may write.
@@ -71,11 +74,11 @@ def merged(members: Sequence[Member]) -> bytes:
 
     models = [onnx.load_model_from_string(m.bundle.read(SCORE)) for m in members]
     sets = [{(o.domain or "ai.onnx"): o.version for o in model.opset_import} for model in models]
-    for name, one in zip([m.name for m in members], sets, strict=True):
-        if one.get("ai.onnx") != sets[0].get("ai.onnx"):
+    for member, versions in zip(members, sets, strict=True):
+        if versions.get("ai.onnx") != sets[0].get("ai.onnx"):
             raise Refusal(
-                f"The graphs of {members[0].name} and {name} were written by different versions (operator sets "
-                f"{sets[0].get('ai.onnx')} and {one.get('ai.onnx')}); fit the older one again."
+                f"The graphs of {members[0].name} and {member.name} were written by different versions (operator sets "
+                f"{sets[0].get('ai.onnx')} and {versions.get('ai.onnx')}); fit the older one again."
             )
     graph = onnx.GraphProto(name="vaegis")
     graph.input.extend(models[0].graph.input)
@@ -123,41 +126,79 @@ def merged(members: Sequence[Member]) -> bytes:
     )
     graph.output.extend(outputs)
     every = {domain: max(s.get(domain, 0) for s in sets) for s in sets for domain in s}
-    made = helper.make_model(
+    merged = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("" if d == "ai.onnx" else d, v) for d, v in sorted(every.items())],
         ir_version=max(model.ir_version for model in models),
         producer_name="vaegis",
         functions=functions,
     )
-    onnx.checker.check_model(made)
-    return bytes(made.SerializeToString(deterministic=True))
+    onnx.checker.check_model(merged)
+    return bytes(merged.SerializeToString(deterministic=True))
 
 
 def meaning(members: Sequence[Member]) -> dict[str, str]:
     """Evidence term -> what it says."""
     names = ", ".join(m.name for m in members)
-    found = {
+    meanings = {
         "score": f"mean of the scores of {names}, each in its own clean standard deviations above its clean median"
     }
     for member in members:
         for term, says in member.bundle.manifest.evidence.items():
-            found[f"{member.name}.{term}"] = f"{member.name}: {says}"
-    return found
+            meanings[f"{member.name}.{term}"] = f"{member.name}: {says}"
+    return meanings
 
 
-def calibrate_ensemble(graph: bytes, samples: Samples) -> Calibration:
-    """The calibration of a score graph on clean samples.
+def ensemble_bundle(members: Sequence[Member], graph: bytes, samples: Samples, alpha: float, out: Path) -> Bundle:
+    """Calibrates the members' merged graph on clean samples and writes the ensemble.
+
+    Args:
+        samples: clean samples that no member was fitted on; the manifest names members that were fitted on these data.
+        alpha: the rate used when none is asked for; raised to the lowest that the samples support.
 
     Raises:
-        Refusal: too few of them, or evidence that is no finite number.
+        Refusal: too few samples, or evidence that is no finite number.
     """
-    n = len(samples)
+    n, spec = len(samples), members[0].bundle.spec
     if n < LEAST:
         raise Refusal(
             f"{n} clean samples were given; calibrating an ensemble takes {LEAST} at least. Add clean samples."
         )
-    return calibrate_graph(Graph(graph, samples.spec, "cpu"), samples)[0]
+    calibration, _ = calibrate_graph(Graph(graph, spec, "cpu"), samples)
+    files = {SCORE: graph, CALIBRATION: to_bytes(calibration)}
+    if ROI in members[0].bundle.manifest.files:
+        files[ROI] = members[0].bundle.read(ROI)
+    manifest = Manifest(
+        family="ensemble",
+        arguments={"members": [m.name for m in members]},
+        spec=specs.to_json(spec),
+        evidence=meaning(members),
+        alpha=usable_alpha(calibration, alpha),
+        training=Training(
+            digest=samples.digest,
+            samples=n,
+            skipped=len(samples.skipped),
+            split=SplitSizes(calibrate=n),
+            calibrate=n,
+            calibrate_independent=calibration.groups[ALL].effective,
+            calibrate_digest=samples.digest,
+            calibrated_on_data_of=fitted_on(members, samples),
+        ),
+        lineage=Lineage(members=tuple(_ancestor(m) for m in members)),
+        versions=installed_versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return write_bundle(out, files, manifest)
+
+
+def fitted_on(members: Sequence[Member], samples: Samples) -> tuple[str, ...]:
+    """The names of the members that were fitted on these very data."""
+    return tuple(m.name for m in members if m.bundle.manifest.training.digest == samples.digest)
+
+
+def _ancestor(member: Member) -> Ancestor:
+    manifest = member.bundle.manifest
+    return Ancestor(member.name, manifest.family, manifest.digest, manifest.lineage)
 
 
 def _centre(calibration: Calibration) -> tuple[float, float]:
@@ -166,5 +207,5 @@ def _centre(calibration: Calibration) -> tuple[float, float]:
     return middle, (high - low) / NORMAL_RANGE or 1.0
 
 
-def _said(value: object) -> str:
+def _phrase(value: object) -> str:
     return "not declared" if value in (None, (), []) else str(value)

@@ -14,7 +14,7 @@ The new bundle is calibrated by what its own graph gave: p-values stay exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from vaegis.models.bundle import CALIBRATION, SCORE, Bundle, write_bundle
 from vaegis.models.calibration import ALL, Calibration, decide, smallest_alpha, to_bytes
 from vaegis.models.derived.calibrating import calibrate_evidence, colour_scale, every, evidence_of
 from vaegis.models.errors import Refusal
+from vaegis.models.manifest import Proof, SplitSizes, installed_versions
 from vaegis.models.runtime.sessions import Device
 from vaegis.models.scorer import Graph
 
@@ -145,29 +146,25 @@ def half_bundle(bundle: Bundle, samples: Samples, out: Path, device: Device = "c
             "that were given. Add clean samples; no bundle was written."
         )
     agreement = _gate(ours, theirs, before, after, alpha)
-    manifest = bundle.manifest
+    manifest, split = bundle.manifest, bundle.manifest.training.split or SplitSizes()
+    training = replace(
+        manifest.training,
+        split=replace(split, calibrate=n),
+        calibrate=n,
+        calibrate_independent=effective,
+        calibrate_digest=samples.digest,
+        calibrated_on_data_of=(),
+        gate=Proof(samples=n, rank=min(agreement.rank.values()), flips=agreement.flips),
+    )
     files = {name: bundle.read(name) for name in manifest.files if name not in (SCORE, CALIBRATION)}
-    training = {
-        **manifest.training,
-        "split": {**manifest.training.get("split", {}), "calibrate": n},
-        "calibrate": n,
-        "calibrate_independent": effective,
-        "calibrate_digest": samples.digest,
-        "gate": {"samples": n, "rank": min(agreement.rank.values()), "flips": agreement.flips},
-    }
-    return write_bundle(
-        out,
-        {**files, SCORE: raw, CALIBRATION: to_bytes(after)},
-        family=manifest.family,
-        arguments=manifest.arguments,
-        spec=manifest.spec,
-        evidence=manifest.evidence,
-        alpha=alpha,
+    manifest = replace(
+        manifest,
         training=training,
-        lineage={**manifest.lineage, "digest": bundle.digest, "precision": "float16"},
-        versions=manifest.versions,
+        lineage=replace(manifest.lineage, digest=bundle.digest, precision="float16"),
+        versions={**manifest.versions, **installed_versions()},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-    ), agreement
+    )
+    return write_bundle(out, {**files, SCORE: raw, CALIBRATION: to_bytes(after)}, manifest), agreement
 
 
 def _gate(

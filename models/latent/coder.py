@@ -8,9 +8,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, STEP, Manifest
+from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, STEP
 from vaegis.models.errors import Refusal
 from vaegis.models.inputs import number_of
+from vaegis.models.manifest import Manifest
 from vaegis.models.runtime.sessions import Device, open_session
 from vaegis.models.scorer import BATCH_MOST, BATCH_VALUES
 from vaegis.models.spec import InputSpec

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import shutil
 import tempfile
 from contextlib import closing
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,11 +43,8 @@ def ensemble(
     vaegis ensemble bracket bracket-flow --on bracket/clean-more --name bracket-both
     """
     from vaegis.models import inputs
-    from vaegis.models import spec as specs
-    from vaegis.models.bundle import CALIBRATION, ROI, SCORE, write_bundle
-    from vaegis.models.calibration import decide, to_bytes
-    from vaegis.models.derived.calibrating import independent, usable_alpha
-    from vaegis.models.derived.ensemble import calibrate_ensemble, check, meaning, merged
+    from vaegis.models.calibration import decide
+    from vaegis.models.derived.ensemble import check, ensemble_bundle, fitted_on, merge
     from vaegis.models.errors import Conflict
     from vaegis.models.sources import open_source
     from vaegis.service.settings import read_settings
@@ -64,63 +58,38 @@ def ensemble(
     members = _members(models)
     check(members)
     spec = members[0].bundle.spec
-    calibrate_by = spec.calibrate_by
-    reading = asked.reading(calibrate_by=calibrate_by)
-    graph = merged(members)
+    reading = asked.reading(calibrate_by=spec.calibrate_by)
+    graph = merge(members)
     settings = read_settings()
-    with tempfile.TemporaryDirectory(prefix="vaegis-ensemble-") as folder:
-        roi = members[0].bundle.roi
-        samples = inputs.load(open_source(on, reading), spec, Path(folder), roi=roi)
-        known = [m.name for m in members if m.bundle.manifest.training.get("digest") == samples.digest]
-        for text in _doubts(known, on):
-            typer.echo(f"  note: {text}", err=True)
-        calibration = calibrate_ensemble(graph, samples)
-        rate = usable_alpha(calibration, alpha)
-        if rate > alpha:
-            typer.echo(
-                f"  note: A false-alarm rate of {alpha:g} needs more than the {independent(samples)} independent clean "
-                f"samples of {on.name}; this model's own rate is {rate:g}. Add clean samples for a lower one.",
-                err=True,
-            )
-        training = {
-            "digest": samples.digest,
-            "samples": len(samples),
-            "skipped": len(samples.skipped),
-            "split": {"calibrate": len(samples)},
-            "calibrate_independent": independent(samples),
-            "calibrated_on_data_of": known,
-        }
-    files = {SCORE: graph, CALIBRATION: to_bytes(calibration)}
-    if spec.kind == "image" and ROI in members[0].bundle.manifest.files:
-        files[ROI] = members[0].bundle.read(ROI)
     aside: Path | None = None
-    try:
-        if out is None:
-            settings.home.mkdir(parents=True, exist_ok=True)
-            aside = Path(tempfile.mkdtemp(prefix=".ensemble-", dir=settings.home))
-        bundle = write_bundle(
-            out if out is not None else Path(str(aside)) / "bundle",
-            files,
-            family="ensemble",
-            arguments={"members": [m.name for m in members]},
-            spec=specs.to_json(spec),
-            evidence=meaning(members),
-            alpha=rate,
-            training=training,
-            lineage={"digest": None, "members": [_descent(m) for m in members]},
-            versions=_versions(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+    with tempfile.TemporaryDirectory(prefix="vaegis-ensemble-") as folder:
+        samples = inputs.load(open_source(on, reading), spec, Path(folder), roi=members[0].bundle.roi)
+        for text in _doubts(fitted_on(members, samples), on):
+            typer.echo(f"  note: {text}", err=True)
+        try:
+            if out is None:
+                settings.home.mkdir(parents=True, exist_ok=True)
+                aside = Path(tempfile.mkdtemp(prefix=".ensemble-", dir=settings.home))
+            target = out if out is not None else Path(str(aside)) / "bundle"
+            bundle = ensemble_bundle(members, graph, samples, alpha, target)
+            rate, calibration = bundle.manifest.alpha, bundle.calibration
+            outcome = str(out)
+            if out is None:
+                with closing(Registry.open(settings)) as registry:
+                    outcome = shared.kept(registry.add(name, bundle.path, move=True), name)
+        finally:
+            if aside is not None:
+                shutil.rmtree(aside, ignore_errors=True)
+    if rate > alpha:
+        typer.echo(
+            f"  note: A false-alarm rate of {alpha:g} needs more than the "
+            f"{bundle.manifest.training.calibrate_independent} independent clean samples of {on.name}; this model's "
+            f"own rate is {rate:g}. Add clean samples for a lower one.",
+            err=True,
         )
-        said = str(out)
-        if out is None:
-            with closing(Registry.open(settings)) as registry:
-                said = shared.kept(registry.add(name, bundle.path, move=True), name)
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
     decision = decide(calibration, rate)
     beyond = ", extrapolated" if decision.extrapolated else ""
-    typer.echo(f"{said}  (digest {bundle.digest[:12]})")
+    typer.echo(f"{outcome}  (digest {bundle.digest[:12]})")
     typer.echo(
         f"  {len(members)} members: {', '.join(m.name for m in members)}; calibrated on {len(samples)} clean samples"
     )
@@ -132,20 +101,20 @@ def _members(models: list[str]) -> list[Member]:
     from vaegis.models.bundle import open_bundle
     from vaegis.models.derived.ensemble import Member
 
-    found: list[Member] = []
+    members: list[Member] = []
     for text in models:
         folder = Path(text)
         path = folder if folder.is_dir() else shared.bundle_for(text, None)
         plain = re.sub(r"[^a-z0-9_-]+", "-", (folder.resolve().name if folder.is_dir() else text.split("@")[0]).lower())
         name, number = plain.strip("-") or "member", 1
-        while name in {m.name for m in found}:
+        while name in {m.name for m in members}:
             number += 1
             name = f"{plain.strip('-') or 'member'}-{number}"
-        found.append(Member(name, open_bundle(path)))
-    return found
+        members.append(Member(name, open_bundle(path)))
+    return members
 
 
-def _doubts(known: list[str], on: Path) -> list[str]:
+def _doubts(known: tuple[str, ...], on: Path) -> list[str]:
     if known:
         verb = "was" if len(known) == 1 else "were"
         return [
@@ -155,18 +124,3 @@ def _doubts(known: list[str], on: Path) -> list[str]:
     return [
         f"The samples of {on.name} must be new to every member; that none was fitted on some of them is taken on trust."
     ]
-
-
-def _descent(member: Member) -> dict[str, Any]:
-    manifest = member.bundle.manifest
-    return {"name": member.name, "family": manifest.family, "digest": manifest.digest, "lineage": manifest.lineage}
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for library in ("vaegis", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy"):
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found

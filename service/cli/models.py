@@ -180,7 +180,7 @@ def half(
         samples = inputs.load(clean, bundle.spec, Path(folder) / "samples", roi=bundle.roi)
         for item, why in samples.skipped:
             typer.echo(f"  note: Left out {item}: {why}", err=True)
-        if samples.digest == bundle.manifest.training.get("digest"):
+        if samples.digest == bundle.manifest.training.digest:
             typer.echo(
                 f"  note: {source.name} is the very data that {of.name} was fitted on: scores are lower there than on "
                 "new clean samples, and half precision will raise more false alarms than promised.",

@@ -6,8 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from vaegis.models.bundle import MANIFEST, Bundle, open_bundle
+from vaegis.models.bundle import Bundle, open_bundle
 from vaegis.models.errors import Damaged, NotFound, Refusal
+from vaegis.models.manifest import MANIFEST
 from vaegis.models.outputs.atomic import hidden_folder, reason, sync_files, sync_folder
 
 

@@ -309,8 +309,8 @@ def _version_row(model: int, version: int, bundle: Bundle, now: datetime) -> Ver
         family=manifest.family[:64],
         kind=bundle.spec.kind,
         alpha=manifest.alpha,
-        training_digest=_text(manifest.training.get("digest")),
-        parent_digest=_text(manifest.lineage.get("digest")),
+        training_digest=_text(manifest.training.digest),
+        parent_digest=_text(manifest.lineage.digest),
         fitted=manifest.created[:40],
         registered=now,
     )

@@ -72,7 +72,7 @@ def measure(wish: Wish, root: Path, code: str, label: str, device: str = "auto")
         "steps": made.fitted.steps,
         "best_step": made.fitted.best_step,
         "stopped": made.fitted.stopped,
-        "parameters": bundle.manifest.training["parameters"],
+        "parameters": bundle.manifest.training.parameters,
         "score_ms": round(1000 * scored["seconds"] / max(1, len(index)), 5),  # a sample, in blocks
         "split": made.split.counts(),
         "calibrated_on": group.effective,

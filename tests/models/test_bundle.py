@@ -13,9 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from toy_data import IMAGES, VECTORS, constant, mean_graph
-from vaegis.models.bundle import FORMAT, MANIFEST, identity, open_bundle, refuse_external_data, write_bundle
+from vaegis.models.bundle import identity, open_bundle, refuse_external_data, write_bundle
 from vaegis.models.calibration import calibrate, to_bytes
 from vaegis.models.errors import Conflict, Damaged, NotFound, Refusal
+from vaegis.models.manifest import FORMAT, MANIFEST, Manifest, Training
 from vaegis.models.spec import to_json
 
 CALIBRATION = to_bytes(calibrate({"score": np.arange(50.0)}, None, None, (0.0, 1.0)))
@@ -34,12 +35,11 @@ def write(path, files=None, **changed):
         "spec": to_json(VECTORS),
         "evidence": {"score": "mean"},
         "alpha": 0.05,
-        "training": {"steps": 3},
-        "lineage": {"digest": None},
+        "training": Training(steps=3),
         "versions": {"numpy": "2"},
         "created": "2026-01-01T00:00:00+00:00",
     }
-    return write_bundle(path, held | (files or {}), **(facts | changed))
+    return write_bundle(path, held | (files or {}), Manifest(**(facts | changed)))
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def test_what_is_written_is_what_is_read(folder):
     assert opened.read("report/report.html") == b"<html>"
     assert opened.calibration.group(None).terms["score"].values.tolist() == list(range(50))
     assert opened.roi is None
-    manifest = dataclasses.asdict(opened.manifest)
-    assert manifest == json.loads((folder / MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text())
+    assert manifest == json.loads(json.dumps(dataclasses.asdict(opened.manifest)))
     assert set(manifest["files"]) == {"score.onnx", "calibration.npz", "weights.safetensors", "report/report.html"}
     assert sorted(p.name for p in folder.parent.iterdir()) == ["bundle"]
     with pytest.raises(NotFound, match=r"holds no encoder.onnx; its graphs are score.onnx"):
@@ -92,7 +92,7 @@ def test_a_region_of_interest_travels_along(tmp_path):
 def test_the_digest_leaves_out_times_report_and_weights(tmp_path):
     files = {"report/report.html": b"other", "report/more.json": b"{}", "weights.safetensors": b"other"}
     one = write(tmp_path / "a")
-    two = write(tmp_path / "b", files, created="2027-01-01T00:00:00+00:00", versions={}, training={"steps": 4})
+    two = write(tmp_path / "b", files, created="2027-01-01T00:00:00+00:00", versions={}, training=Training(steps=4))
     assert one.digest == two.digest
     assert len(one.digest) == 64
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from toy_bundles import toy_manifest
 from toy_data import constant, mean_graph, onnx_bytes
 from vaegis.models.blocks import Block, plain, sample_maps, strongest
 from vaegis.models.bundle import write_bundle
 from vaegis.models.calibration import calibrate, decide, to_bytes
 from vaegis.models.errors import Refusal
 from vaegis.models.scorer import Graph, Scorer
-from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec, to_json
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 
 TILES = ImageSpec(height=2, width=2, channels=1, tile=True, overlap=1)
 SERIES = SeriesSpec(("speed", "flow"), window=3)
@@ -26,9 +27,8 @@ def scorer(folder, spec, graph=None, groups=None, device="cpu"):
             "score.onnx": graph or mean_graph(spec),
             "calibration.npz": to_bytes(calibrate({"score": scores, "twice": 2 * scores}, groups, None, (0.0, 9.0))),
         },
-        family="toy", arguments={}, spec=to_json(spec), evidence={}, alpha=0.05, training={}, lineage={}, versions={},
-        created="",
-    )  # fmt: skip
+        toy_manifest(spec),
+    )
     return Scorer(bundle, device)
 
 

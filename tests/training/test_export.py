@@ -12,6 +12,7 @@ from toy_families import Level
 from toy_data import clean, constant, mean_graph, onnx_bytes
 from vaegis.models.errors import Refusal
 from vaegis.models.families import Evidence, Plan
+from vaegis.models.manifest import Proof
 from vaegis.models.spec import VectorSpec
 from vaegis.training.export import GATE_BATCH, TOLERANCE, export, gate
 
@@ -127,9 +128,9 @@ def test_weights_changed_after_the_export_are_noticed(fitted):
 
 def test_a_bundle_records_what_the_gate_measured(fitted):
     made = fitted("vae", "vector")
-    told = made.bundle.manifest.training["gate"]
-    assert told == {"torch": made.gate.torch, "batch": made.gate.batch, "samples": len(made.split.calibrate)}
-    assert 0 < told["torch"] < 1
+    proof = made.bundle.manifest.training.gate
+    assert proof == Proof(torch=made.gate.torch, batch=made.gate.batch, samples=len(made.split.calibrate))
+    assert 0 < proof.torch < 1
 
 
 def test_graphs_have_the_signature_of_the_interface(fitted):

@@ -50,10 +50,11 @@ def test_a_bundle_says_what_was_done(fitted, kind):
     assert list(manifest.evidence)[0] == "score"
     assert set(manifest.evidence) == {"score", *made.fitted.family.meaning}
     assert (manifest.family, manifest.alpha, manifest.arguments["latent"]) == ("vae", 0.05, 4)
-    told = manifest.training
-    assert told["split"] == made.split.counts()
-    assert told["calibrate_independent"] == made.split.effective == made.calibration.group(None).effective
-    assert (told["seed"], told["steps"], told["stopped"]) == (0, 60, "steps")
+    training = manifest.training
+    assert dataclasses.asdict(training.split) == made.split.counts()
+    assert training.calibrate == len(made.split.calibrate)
+    assert training.calibrate_independent == made.split.effective == made.calibration.group(None).effective
+    assert (training.seed, training.steps, training.stopped) == (0, 60, "steps")
     assert {"report/report.html", "report/report.json", "weights.safetensors"} <= set(manifest.files)
     assert torch.__version__.startswith(manifest.versions["torch"])
 

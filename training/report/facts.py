@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vaegis.models.blocks import Samples
 from vaegis.models.calibration import Calibration, Decision
+from vaegis.models.manifest import Training
 from vaegis.models.spec import InputSpec
 from vaegis.training.generation import Generation
 from vaegis.training.splits import Split
@@ -31,7 +32,7 @@ class Facts:
     graphs: Mapping[str, bytes]  # file name -> ONNX
     calibration: Calibration
     decision: Decision  # at the bundle's own rate
-    training: Mapping[str, Any]
+    training: Training
     notes: tuple[str, ...]
     # Sum over a sample's values of log(scale) of the normalisation y = (x - centre) / scale, nats. None where the
     # likelihood is no density of y (bernoulli, counts, categories); bits per dimension are then left out.

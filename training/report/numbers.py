@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def numbers(facts: Facts, seen: Seen) -> dict[str, Any]:
         "evidence": facts.meaning,
         "samples": _counts(facts),
         "decision": _decision(facts),
-        "training": facts.training,
+        "training": asdict(facts.training),
         "history": facts.history,
         "terms": {t: _term(facts, seen, t) for t in seen.splits["calibrate"].values},
         "tail": _tail(facts.calibration),

@@ -266,27 +266,27 @@ def _scores(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
 
 
 def _training(facts: Facts, n: dict[str, Any]) -> str:
-    t = n["training"]
-    gate = t.get("gate") or {}
+    t = facts.training
+    gate = t.gate
     known = {
         "family": facts.family,
         "arguments": ", ".join(f"{k} = {v}" for k, v in facts.arguments.items()) or "–",
-        "optimiser steps": f"{t.get('steps', '–')} (best at {t.get('best_step', '–')}; stopped: {t.get('stopped')})",
-        "training time": f"{t['seconds']:.0f} s" if "seconds" in t else "–",
-        "parameters": f"{t['parameters']:,}" if "parameters" in t else "–",
-        "seed": t.get("seed", "–"),
+        "optimiser steps": f"{_or_dash(t.steps)} (best at {_or_dash(t.best_step)}; stopped: {t.stopped})",
+        "training time": "–" if t.seconds is None else f"{t.seconds:.0f} s",
+        "parameters": "–" if t.parameters is None else f"{t.parameters:,}",
+        "seed": _or_dash(t.seed),
         "samples": f"{n['samples']['read']} read, {n['samples']['skipped']} left out",
-        "export gate": f"graph against training code {gate['torch']:.2g}, batch of one against many {gate['batch']:.2g}"
-        f" of the difference allowed ({gate['samples']} samples)"
-        if gate
-        else "–",
-        "data digest": t.get("digest", "–"),
+        "export gate": "–"
+        if gate is None
+        else f"graph against training code {gate.torch:.2g}, batch of one against many {gate.batch:.2g} of the "
+        f"difference allowed ({gate.samples} samples)",
+        "data digest": _or_dash(t.digest),
     }
     rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in known.items())
     table = f"<table class=facts><tbody>{rows}</tbody></table>"
     if not facts.history:
         return f"<section><h2>Training</h2><p>This family learns in one look, without steps.</p>{table}</section>"
-    picture = charts.loss_curves(facts.history, t.get("best_step"), str(t.get("stopped") or ""))
+    picture = charts.loss_curves(facts.history, t.best_step, t.stopped or "")
     made = _figure(
         picture,
         "Loss by optimiser step. Both curves should fall and then level out; validate rising while "
@@ -295,6 +295,10 @@ def _training(facts: Facts, n: dict[str, Any]) -> str:
         "loss curves",
     )
     return f"<section><h2>Training</h2><div class=charts>{made}<div>{table}</div></div></section>"
+
+
+def _or_dash(value: object) -> str:
+    return "–" if value is None else str(value)
 
 
 def _latent(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:

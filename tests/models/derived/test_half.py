@@ -6,7 +6,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from toy_bundles import IMAGE, graph
+from toy_bundles import IMAGE, graph, toy_manifest
 from toy_data import InMemory
 from vaegis.models.blocks import plain
 from vaegis.models.bundle import write_bundle
@@ -14,7 +14,7 @@ from vaegis.models.calibration import calibrate, decide, to_bytes
 from vaegis.models.derived.half import half_bundle, halve
 from vaegis.models.errors import Refusal
 from vaegis.models.scorer import Scorer
-from vaegis.models.spec import VectorSpec, to_json
+from vaegis.models.spec import VectorSpec
 
 SPEC = VectorSpec(columns=("a", "b", "c", "d"))
 RNG = np.random.default_rng(0)
@@ -50,9 +50,8 @@ def bundle(folder, raw):
     return write_bundle(
         folder,
         {"score.onnx": raw, "calibration.npz": to_bytes(calibrate({"score": scores}, None, None, (0.0, 1.0)))},
-        family="toy", arguments={}, spec=to_json(SPEC), evidence={"score": "what a plane leaves over"}, alpha=0.05,
-        training={"digest": "ab" * 32}, lineage={}, versions={}, created="2026-01-01T00:00:00+00:00",
-    )  # fmt: skip
+        toy_manifest(SPEC, evidence={"score": "what a plane leaves over"}),
+    )
 
 
 @pytest.fixture
@@ -102,7 +101,7 @@ def test_a_halved_bundle_is_calibrated_by_its_own_scores(clean, tmp_path):
     verdicts = scorer.verdicts(plain(clean), decide(scorer.calibration, 0.05))
     # Its clean samples hold the ranks 1 ... 400 of its own calibration: the false-alarm rate is exact.
     assert np.allclose(np.sort(verdicts.p_values["score"]), np.arange(2, 402) / 401)
-    assert made.manifest.lineage["precision"] == "float16" and made.manifest.training["calibrate"] == 400
+    assert made.manifest.lineage.precision == "float16" and made.manifest.training.calibrate == 400
 
 
 def test_what_half_precision_cannot_hold_is_refused_with_the_reason(clean, tmp_path):

@@ -14,6 +14,7 @@ from vaegis.models import inputs
 from vaegis.models.bundle import open_bundle
 from vaegis.models.derived.half import half_bundle
 from vaegis.models.errors import Refusal
+from vaegis.models.manifest import Lineage, Proof, SplitSizes
 from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 
 SERIES = SeriesSpec(columns=("speed", "flow"), window=4, stride=2)
@@ -53,11 +54,11 @@ def test_each_window_of_a_series_counts_once_at_its_stride(halve_on, tmp_path):
     table = rows(20_000)
     bundle, agreement, _ = halve_on(SERIES, csv(tmp_path / "clean.csv", table))
     starts = np.arange(0, 20_000 - 4 + 1, 2)
-    assert len(starts) == agreement.samples == bundle.manifest.training["calibrate"] == 9999
+    assert len(starts) == agreement.samples == bundle.manifest.training.calibrate == 9999
     assert (agreement.rank, agreement.flips) == ({"score": 1.0}, 0)
     assert values_of(bundle).tolist() == np.sort(known([table[s : s + 4] for s in starts])).tolist()
     # Side by side lie the windows that start at 0, 4, ..., 19996.
-    assert bundle.manifest.training["calibrate_independent"] == bundle.calibration.groups[""].effective == 5000
+    assert bundle.manifest.training.calibrate_independent == bundle.calibration.groups[""].effective == 5000
 
 
 def test_no_window_crosses_two_items(halve_on, tmp_path):
@@ -121,12 +122,12 @@ def test_the_manifest_tells_of_the_new_calibration(halve_on, tmp_path):
     bundle, _, samples = halve_on(VECTOR, tmp_path / "clean.npy")
     training, lineage = bundle.manifest.training, bundle.manifest.lineage
     # What the networks learned from stays; what the bundle is calibrated on and proven by is its own.
-    assert (training["digest"], training["samples"], training["steps"]) == ("ab" * 32, 500, 60)
-    assert training["split"] == {"fit": 250, "validate": 51, "calibrate": 120}
-    assert training["calibrate"] == training["calibrate_independent"] == 120
-    assert training["calibrate_digest"] == samples.digest
-    assert training["gate"] == {"samples": 120, "rank": 1.0, "flips": 0}
-    assert lineage == {"digest": open_bundle(tmp_path / "full").digest, "precision": "float16"}
+    assert (training.digest, training.samples, training.steps) == ("ab" * 32, 500, 60)
+    assert training.split == SplitSizes(fit=250, validate=51, calibrate=120)
+    assert training.calibrate == training.calibrate_independent == 120
+    assert training.calibrate_digest == samples.digest
+    assert training.gate == Proof(samples=120, rank=1.0, flips=0)
+    assert lineage == Lineage(digest=open_bundle(tmp_path / "full").digest, precision="float16")
     # Maps are x^2 / 4 of the values 0 to 39: their colours are those of the new graph.
     low, high = bundle.calibration.map_range
     assert (low, high) == tuple(np.quantile(rows(120) ** 2 / 4, [0.5, 0.999]))

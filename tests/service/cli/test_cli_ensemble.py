@@ -14,6 +14,7 @@ from toy_latents import IMAGE, RECIPES, SERIES, VECTOR, bundle_of
 from vaegis.models.bundle import open_bundle
 from vaegis.models.calibration import calibrate, to_bytes
 from vaegis.models.derived.calibrating import independent
+from vaegis.models.manifest import Training
 
 MIDDLE, SPREAD = 50.0, 49.0 / 1.349  # of clean scores 1 to 99: median, interquartile range over a normal one's
 
@@ -68,9 +69,9 @@ def test_the_bundle_says_what_it_is_made_of(made, toy):
     bundle, done = made()
     manifest = bundle.manifest
     assert manifest.family == "ensemble" and manifest.arguments == {"members": ["one", "two"]}
-    assert [m["digest"] for m in manifest.lineage["members"]] == [open_bundle(toy / n).digest for n in ("one", "two")]
+    assert [m.digest for m in manifest.lineage.members] == [open_bundle(toy / n).digest for n in ("one", "two")]
     assert set(manifest.evidence) == {"score", "one.score", "one.twice", "two.score", "two.twice"}
-    assert manifest.training["samples"] == 200
+    assert manifest.training.samples == 200
     assert "taken on trust" in done.err
     assert bundle.spec == VECTOR
 
@@ -113,10 +114,10 @@ def test_data_that_a_member_was_fitted_on_is_named(made, toy):
     from vaegis.models.sources import SourceOptions, open_source
 
     samples = inputs.load(open_source(toy / "clean.npy", SourceOptions()), VECTOR, toy / "spool")
-    bundle_of(toy / "knows", VECTOR, other(VECTOR, 3.0), training={"digest": samples.digest})
+    bundle_of(toy / "knows", VECTOR, other(VECTOR, 3.0), training=Training(digest=samples.digest))
     bundle, done = made(members=("one", "knows"), out="c")
     assert "very data that knows was fitted on" in done.err
-    assert bundle.manifest.training["calibrated_on_data_of"] == ["knows"]
+    assert bundle.manifest.training.calibrated_on_data_of == ("knows",)
 
 
 def test_windows_are_counted_side_by_side(vaegis, toy):
@@ -126,7 +127,7 @@ def test_windows_are_counted_side_by_side(vaegis, toy):
     bundle_of(toy / "s2", SERIES, other(SERIES))
     done = vaegis("ensemble", toy / "s1", toy / "s2", "--on", toy / "s.csv", "--name", "s", "--out", toy / "s")
     assert done.code == 0, done
-    assert open_bundle(toy / "s").manifest.training["calibrate_independent"] == 50
+    assert open_bundle(toy / "s").manifest.training.calibrate_independent == 50
     assert vaegis("score", toy / "s.csv", "--bundle", toy / "s").code == 0
 
 

@@ -58,7 +58,7 @@ def test_a_folder_of_images_with_a_broken_one(vaegis, tmp_path):
     assert "Left out [red]part_41.png" in done.said
     assert f"{out}  (digest" in done.out
     manifest = open_bundle(out).manifest
-    assert manifest.training["skipped"] == 1
+    assert manifest.training.skipped == 1
     # --set overrides the recipe.
     assert [manifest.arguments[k] for k in ("width", "latent", "beta")] == [4, 3, 0.5]
     assert open_bundle(out).spec.invariances == ("flip", "noise")

@@ -38,9 +38,9 @@ def test_a_series_is_read_with_its_separator_and_timestamps(half, tmp_path):
     (tmp_path / "clean.csv").write_text("\n".join(lines) + "\n")
     bundle, done = half(SERIES, tmp_path / "clean.csv", "--sep", ";", "--timestamp", "when", "--exclude", "note")
     assert "200 clean samples: ranks agree to 1.000000; none decided differently." in done.said
-    assert bundle.manifest.training["calibrate"] == 200
-    assert bundle.manifest.training["calibrate_independent"] == 100
-    assert bundle.manifest.lineage["precision"] == "float16"
+    assert bundle.manifest.training.calibrate == 200
+    assert bundle.manifest.training.calibrate_independent == 100
+    assert bundle.manifest.lineage.precision == "float16"
 
 
 def test_conditions_rows_and_key_are_taken(half, tmp_path):

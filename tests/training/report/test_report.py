@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from toy_data import InMemory
 from vaegis.models.calibration import ALL, calibrate, decide
 from vaegis.models.families import FAMILIES, make
+from vaegis.models.manifest import Training
 from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 from vaegis.training.export import export
 from vaegis.training.fit import FitOptions, fit
@@ -89,7 +90,7 @@ def toy_facts(parts, graphs, spec=VECTOR, **changed):
         graphs={"score.onnx": toy_score(spec), **graphs},
         calibration=calibration,
         decision=decide(calibration, 0.05),
-        training={"stopped": "steps", "seconds": 1.0},
+        training=Training(stopped="steps", seconds=1.0),
         notes=("Windows of 64 rows are taken.",),
     )
     return replace(facts, **changed)
@@ -309,7 +310,7 @@ def trained(spec, parts, items, row=None, **arguments):
         graphs=graphs,
         calibration=calibrate({"score": np.arange(3.0)}, None, None, (0.5, 3.0)),
         decision=None,
-        training={"stopped": fitted.stopped, "best_step": fitted.best_step, "steps": 40, "seconds": np.float64(1.0)},
+        training=Training(stopped=fitted.stopped, best_step=fitted.best_step, steps=40, seconds=np.float64(1.0)),
         notes=(),
         log_jacobian=float(np.log(family.scale.numpy()).sum() * np.prod(spec.shape) / family.scale.numel()),
     )
