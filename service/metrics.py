@@ -13,11 +13,12 @@ import threading
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +28,17 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from vaegis.models.runtime.sessions import Placed
 from vaegis.models.scorer import ANOMALOUS, OK, UNJUDGED, Verdicts
-from vaegis.service.serving.live import Live, Served
+from vaegis.service.serving.observers import Timing
+from vaegis.service.serving.served import OpenVersions, Served
 from vaegis.service.serving.shadow import MOMENTS, OUTCOMES, Comparison, correlation
 from vaegis.service.store.registry import Resolved
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SHARED = "PROMETHEUS_MULTIPROC_DIR"  # the client library's own variable: where workers share their numbers
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-QUEUED = (0.0001, 0.00025, 0.0005, *SECONDS)
+QUEUE_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS)
 BATCHES = tuple(float(2**i) for i in range(11))
 # Clean samples fill these evenly, by the probabilities: a drifting process shows in the low ones first.
 P_VALUES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -45,6 +48,7 @@ SPREADS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0,
 LATER = 256  # numbers that are written together
 FEW = 16  # values that are counted one by one faster than as an array
 SPREAD = "vaegis_score_spread"
+SUM: Literal["livesum"] = "livesum"  # of gauges: over the workers that live
 WORKER = "worker"  # which process is which worker: read by the pages, not shown
 HIDDEN = (WORKER, f"{SPREAD}_sum")
 
@@ -59,9 +63,9 @@ class ArrayHistogram(Histogram):
             for value in values.tolist():
                 self._buckets[bisect_left(bounds, value)].inc(1)
         else:
-            found = np.bincount(np.searchsorted(bounds, values, side="left"), minlength=len(bounds))
-            for i in np.flatnonzero(found).tolist():
-                self._buckets[i].inc(int(found[i]))
+            filled = np.bincount(np.searchsorted(bounds, values, side="left"), minlength=len(bounds))
+            for i in np.flatnonzero(filled).tolist():
+                self._buckets[i].inc(int(filled[i]))
         self._sum.inc(float(values.sum()))
 
 
@@ -82,86 +86,69 @@ Scored = tuple[Served, list[str], NDArray[np.float64], NDArray[np.float64]]  # s
 
 
 class Metrics(Collector):
-    """The metrics of one service; each app has its own registry."""
+    """The metrics of one service; each app has its own registry. An observer of verdicts."""
 
-    def __init__(self, live: Live, version: str, worker: int = 0) -> None:
-        """`worker`: the number of this process among those that share a socket."""
-        self._live = live
-        self._registry = r = CollectorRegistry()
+    def __init__(self, versions: OpenVersions, placed: Placed, release: str, worker: int = 0) -> None:
+        """
+        Args:
+            versions: those that this process has open, now and later.
+            placed: where graphs run.
+            worker: the number of this process among those that share a socket.
+        """
+        self._versions = versions
+        self._registry = CollectorRegistry()
         self._shared = SHARED in os.environ
-        self.samples = Counter(
+        self._samples = self._counter(
             "vaegis_samples_scored",
             "Samples judged, by verdict; unjudged ones could not be read or had no finite score.",
             ["model", "version", "status"],
-            registry=r,
         )
-        self._requests = ArrayHistogram(
+        self._requests = self._histogram(
             "vaegis_request_seconds",
             "Time from a request's first byte to its answer.",
+            SECONDS,
             ["method", "route", "status"],
-            buckets=SECONDS,
-            registry=r,
         )
-        self.queue = _histogram(r, "vaegis_queue_seconds", "Time that a request's samples waited for a batch.", QUEUED)
-        self.batch = _histogram(r, "vaegis_batch_size", "Samples in one call of a model's graph.", BATCHES)
-        self.inference = _histogram(
-            r, "vaegis_inference_seconds", "Time to score one request's samples, decoding left out.", SECONDS
+        self._queue = self._histogram(
+            "vaegis_queue_seconds", "Time that a request's samples waited for a batch.", QUEUE_SECONDS
         )
-        self.decoding = _histogram(
-            r, "vaegis_decoding_seconds", "Time to turn one request's body into samples.", SECONDS
+        self._batch = self._histogram("vaegis_batch_size", "Samples in one call of a model's graph.", BATCHES)
+        self._inference = self._histogram(
+            "vaegis_inference_seconds", "Time to score one request's samples, decoding left out.", SECONDS
         )
-        self.rejected = Counter(
-            "vaegis_requests_rejected", "Requests answered with an error, by reason.", ["reason"], registry=r
+        self._decoding = self._histogram(
+            "vaegis_decoding_seconds", "Time to turn one request's body into samples.", SECONDS
         )
-        self.decoders_lost = Counter(
-            "vaegis_decoders_lost",
-            "Image decoders that died or were ended over an image, by reason.",
-            ["reason"],
-            registry=r,
+        self._rejected = self._counter(
+            "vaegis_requests_rejected", "Requests answered with an error, by reason.", ["reason"]
         )
-        self.p_values = ArrayHistogram(
-            "vaegis_p_value",
-            "Conformal p-values of judged samples, by the deciding term.",
-            ["model"],
-            buckets=P_VALUES,
-            registry=r,
+        self._decoders_lost = self._counter(
+            "vaegis_decoders_lost", "Image decoders that died or were ended over an image, by reason.", ["reason"]
         )
-        self.scores = ArrayHistogram(
-            SPREAD,
-            "Scores of judged samples, in clean interquartile ranges from the clean median.",
-            ["model"],
-            buckets=SPREADS,
-            registry=r,
+        self._p_values = self._histogram(
+            "vaegis_p_value", "Conformal p-values of judged samples, by the deciding term.", P_VALUES
         )
-        pair = ["model", "version", "shadow"]
-        self._shadowed = Counter(
-            "vaegis_shadow_samples",
-            "Samples that a shadow scored too, by how its verdict compares with the champion's.",
-            [*pair, "outcome"],
-            registry=r,
+        self._scores = self._histogram(
+            SPREAD, "Scores of judged samples, in clean interquartile ranges from the clean median.", SPREADS
         )
-        self._moments = Counter(
-            "vaegis_shadow_p_values",
-            "Sums over those samples of the score's p-values by champion (p) and shadow (q), and of their products.",
-            [*pair, "moment"],
-            registry=r,
-        )
-        named = ["model", "version", "digest", "kind", "device"]
-        self._models = _gauge(r, "vaegis_model_info", "Workers that have this version of a model open.", named, "sum")
-        self._bytes = _gauge(r, "vaegis_model_bytes", "Memory of open versions, as estimated.", named[:2], "sum")
-        self._state(version, worker)
-        self._of: dict[str, Counts] = {}  # by place
-        self._answered: dict[tuple[str, str, int], ArrayHistogram] = {}
+        self._make_shadow_counters()
+        labels = ["model", "version", "digest", "kind", "device"]
+        self._models = self._gauge("vaegis_model_info", "Workers that have this version of a model open.", labels, SUM)
+        self._bytes = self._gauge("vaegis_model_bytes", "Memory of open versions, as estimated.", labels[:2], SUM)
+        self._set_constants(placed, release, worker)
+        self._counts: dict[str, Counts] = {}  # by place
+        self._by_answer: dict[tuple[str, str, int], ArrayHistogram] = {}
         # Not yet written; taken from and added to by several threads.
-        self._noted: deque[tuple[ArrayHistogram, float]] = deque()
+        self._values: deque[tuple[ArrayHistogram, float]] = deque()
         self._scored: deque[Scored] = deque()
-        self._seen: set[tuple[str, ...]] = set()
-        self._seeing = threading.Lock()
-        live.opened.changed = self._see
-        live.shadows.counting = self
+        self._shown: set[tuple[str, ...]] = set()  # labels of the versions that were open at the last look
+        self._looking = threading.Lock()
 
-    def count(self, served: Served, verdicts: Verdicts) -> None:
-        """Counts every sample of an answer."""
+    def verdicts_given(self, served: Served, verdicts: Verdicts, timing: Timing) -> None:
+        """Counts every sample of an answer, and the time that it took."""
+        counts = self.counts(served.resolved)
+        self._note(counts.queue, timing.queue)
+        self._note(counts.inference, timing.inference)
         p_values, scores = verdicts.p_values[verdicts.decision.decide_by], verdicts.evidence["score"]
         if verdicts.errors:
             judged = np.array([s != UNJUDGED for s in verdicts.status])
@@ -170,69 +157,85 @@ class Metrics(Collector):
         if self._shared or len(self._scored) >= LATER:
             self._write()
 
-    def note(self, histogram: ArrayHistogram, value: float) -> None:
-        """Observes a value."""
-        self._noted.append((histogram, value))
-        if self._shared or len(self._noted) >= LATER:
-            self._write()
+    def samples_read(self, served: Served, seconds: float) -> None:
+        """Observes how long a body took to become samples."""
+        self._note(self.counts(served.resolved).decoding, seconds)
+
+    def reject(self, reason: str) -> None:
+        """Counts a request that was answered with an error."""
+        self._rejected.labels(reason).inc()
+
+    def lose_decoder(self, reason: str) -> None:
+        """Counts a decoder that was lost over an image."""
+        self._decoders_lost.labels(reason).inc()
+
+    def call_sizes(self, resolved: Resolved) -> Callable[[int], None]:
+        """What observes the size of every graph call of a version."""
+        return partial(self._note, self.counts(resolved).batch)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Observes an answered request."""
-        named = (method, route, status)
-        found = self._answered.get(named)
-        if found is None:
-            found = self._answered[named] = self._requests.labels(method, route, str(status))
-        self.note(found, seconds)
+        key = (method, route, status)
+        histogram = self._by_answer.get(key)
+        if histogram is None:
+            histogram = self._by_answer[key] = self._requests.labels(method, route, str(status))
+        self._note(histogram, seconds)
+
+    def _note(self, histogram: ArrayHistogram, value: float) -> None:
+        """Observes a value."""
+        self._values.append((histogram, value))
+        if self._shared or len(self._values) >= LATER:
+            self._write()
 
     def _write(self) -> None:
         """Brings the client library's numbers up to date. Many at once take little longer than one; but other processes
         do not wait for a page of ours."""
-        noted: dict[ArrayHistogram, list[float]] = {}
+        values: dict[ArrayHistogram, list[float]] = {}
         with suppress(IndexError):
             while True:
-                histogram, value = self._noted.popleft()
-                noted.setdefault(histogram, []).append(value)
-        for histogram, values in noted.items():
-            histogram.add(np.array(values))
+                histogram, value = self._values.popleft()
+                values.setdefault(histogram, []).append(value)
+        for histogram, several in values.items():
+            histogram.add(np.array(several))
         scored: dict[str, list[Scored]] = {}
         with suppress(IndexError):
             while True:
-                one = self._scored.popleft()
-                scored.setdefault(one[0].resolved.place, []).append(one)
+                answer = self._scored.popleft()
+                scored.setdefault(answer[0].resolved.place, []).append(answer)
         for many in scored.values():
             served = many[0][0]
-            of = self.of(served)
+            counts = self.counts(served.resolved)
             for status, n in Tally(chain.from_iterable(m[1] for m in many)).items():
-                of.samples[status].inc(n)
-            of.p_values.add(np.concatenate([m[2] for m in many]))
-            of.scores.add((np.concatenate([m[3] for m in many]) - served.median) / served.spread)
+                counts.samples[status].inc(n)
+            counts.p_values.add(np.concatenate([m[2] for m in many]))
+            counts.scores.add((np.concatenate([m[3] for m in many]) - served.median) / served.spread)
 
-    def of(self, served: Served) -> Counts:
+    def counts(self, resolved: Resolved) -> Counts:
         """The metrics of a version."""
-        found = self._of.get(served.resolved.place)
-        if found is None:
-            name, version = served.resolved.name, str(served.resolved.version)
-            found = self._of[served.resolved.place] = Counts(
-                queue=self.queue.labels(name),
-                batch=self.batch.labels(name),
-                inference=self.inference.labels(name),
-                decoding=self.decoding.labels(name),
-                samples={s: self.samples.labels(name, version, s) for s in (OK, ANOMALOUS, UNJUDGED)},
-                p_values=self.p_values.labels(name),
-                scores=self.scores.labels(name),
+        counts = self._counts.get(resolved.place)
+        if counts is None:
+            name, version = resolved.name, str(resolved.version)
+            counts = self._counts[resolved.place] = Counts(
+                queue=self._queue.labels(name),
+                batch=self._batch.labels(name),
+                inference=self._inference.labels(name),
+                decoding=self._decoding.labels(name),
+                samples={s: self._samples.labels(name, version, s) for s in (OK, ANOMALOUS, UNJUDGED)},
+                p_values=self._p_values.labels(name),
+                scores=self._scores.labels(name),
             )
-        return found
+        return counts
 
-    def shadowed(
+    def count_shadow(
         self, champion: Resolved, shadow: Resolved, outcomes: dict[str, int], moments: dict[str, float]
     ) -> None:
         """Counts samples that a shadow scored too, or was too slow for."""
         pair = _pair(champion, shadow)
         for outcome, n in outcomes.items():
             if n:
-                self._shadowed.labels(*pair, outcome).inc(n)
+                self._shadow_samples.labels(*pair, outcome).inc(n)
         for moment, total in moments.items():
-            self._moments.labels(*pair, moment).inc(total)
+            self._shadow_moments.labels(*pair, moment).inc(total)
 
     def comparison(self, champion: Resolved, shadow: Resolved) -> Comparison:
         """What a shadow has shown so far, in all workers."""
@@ -261,11 +264,11 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Everything counted, in all workers."""
-        self._see()
+        self.look()
         self._write()
-        found = MultiProcessCollector(None).collect() if self._shared else self._registry.collect()  # type: ignore[no-untyped-call]
+        families = MultiProcessCollector(None).collect() if self._shared else self._registry.collect()  # type: ignore[no-untyped-call]
         pids: dict[str, int] = {}
-        for family in found:
+        for family in families:
             if family.name == WORKER:
                 pids = {s.labels["worker"]: int(s.value) for s in family.samples}
             # A version that was closed, in every worker, is not shown as one that zero workers hold.
@@ -281,41 +284,55 @@ class Metrics(Collector):
         else:
             yield from ProcessCollector(namespace="vaegis", registry=None).collect()
 
-    def _state(self, version: str, worker: int) -> None:
-        """What stays so as long as the process runs."""
-        r, placed = self._registry, self._live.placed
-        labels = {"version": version, "python": platform.python_version()}
-        _gauge(r, "vaegis_build_info", "Always 1; the labels tell the version.", list(labels)).labels(**labels).set(1)
-        in_use = _gauge(r, "vaegis_device_in_use", "Always 1; tells where graphs run.", ["device"])
-        in_use.labels(placed.device).set(1)
-        fallback = _gauge(r, "vaegis_device_fallback", "1 where device auto runs on the CPU.", [])
-        fallback.set(placed.fallback is not None)
-        _gauge(r, WORKER, "Process of a worker.", ["worker"]).labels(str(worker)).set(os.getpid())
-
-    def _see(self) -> None:
+    def look(self) -> None:
         """Brings up to date which versions this process has open."""
-        with self._seeing:
-            seen: set[tuple[str, ...]] = set()
-            for s in self._live.opened.all():
+        with self._looking:
+            shown: set[tuple[str, ...]] = set()
+            for s in self._versions.all():
                 name, version = s.resolved.name, str(s.resolved.version)
-                seen.add((name, version, s.resolved.digest, s.scorer.spec.kind, s.scorer.device))
+                shown.add((name, version, s.resolved.digest, s.scorer.spec.kind, s.scorer.device))
                 self._bytes.labels(name, version).set(s.bytes)
-                s.batcher.ran = partial(self.note, self.of(s).batch)
-            for labels in seen | self._seen:
-                self._models.labels(*labels).set(labels in seen)
-                if labels not in seen:
+            for labels in shown | self._shown:
+                self._models.labels(*labels).set(labels in shown)
+                if labels not in shown:
                     self._bytes.labels(*labels[:2]).set(0)
-            self._seen = seen
+            self._shown = shown
 
+    def _make_shadow_counters(self) -> None:
+        pair = ["model", "version", "shadow"]
+        self._shadow_samples = self._counter(
+            "vaegis_shadow_samples",
+            "Samples that a shadow scored too, by how its verdict compares with the champion's.",
+            [*pair, "outcome"],
+        )
+        self._shadow_moments = self._counter(
+            "vaegis_shadow_p_values",
+            "Sums over those samples of the score's p-values by champion (p) and shadow (q), and of their products.",
+            [*pair, "moment"],
+        )
 
-def _histogram(r: CollectorRegistry, name: str, text: str, buckets: tuple[float, ...]) -> ArrayHistogram:
-    return ArrayHistogram(name, text, ["model"], buckets=buckets, registry=r)
+    def _set_constants(self, placed: Placed, release: str, worker: int) -> None:
+        """What stays so as long as the process runs."""
+        labels = {"version": release, "python": platform.python_version()}
+        build = self._gauge("vaegis_build_info", "Always 1; the labels tell the version.", list(labels))
+        build.labels(**labels).set(1)
+        in_use = self._gauge("vaegis_device_in_use", "Always 1; tells where graphs run.", ["device"])
+        in_use.labels(placed.device).set(1)
+        fallback = self._gauge("vaegis_device_fallback", "1 where device auto runs on the CPU.", [])
+        fallback.set(placed.fallback is not None)
+        self._gauge(WORKER, "Process of a worker.", ["worker"]).labels(str(worker)).set(os.getpid())
 
+    def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
 
-def _gauge(r: CollectorRegistry, name: str, text: str, labels: list[str], over: str = "max") -> Gauge:
-    """A gauge that several workers show as one: the largest of theirs, or their sum."""
-    mode = "livesum" if over == "sum" else "livemax"
-    return Gauge(name, text, labels, multiprocess_mode=mode, registry=r)  # type: ignore[arg-type]
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], labels: Sequence[str] = ("model",)
+    ) -> ArrayHistogram:
+        return ArrayHistogram(name, text, labels, buckets=buckets, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, labels: list[str], over: Literal["livemax", "livesum"] = "livemax") -> Gauge:
+        """A gauge that several workers show as one: the largest of theirs, or their sum."""
+        return Gauge(name, text, labels, multiprocess_mode=over, registry=self._registry)
 
 
 def _pair(champion: Resolved, shadow: Resolved) -> tuple[str, str, str]:

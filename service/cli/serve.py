@@ -64,7 +64,7 @@ def serve(
 
     from vaegis.service import logs
     from vaegis.service.http.access import check_exposure
-    from vaegis.service.processes.tls import certificate
+    from vaegis.service.processes.tls import context_of
     from vaegis.service.store.keys import Keys
     from vaegis.service.store.registry import Registry
 
@@ -72,7 +72,7 @@ def serve(
     with Registry.open(settings) as registry:
         check_exposure(settings.host, Keys(registry.database))
     _allow_open_files(settings.connections + OTHER_FILES)
-    scheme = "https" if certificate(settings) else "http"
+    scheme = "https" if context_of(settings) else "http"
     listening = _listen(settings.host, settings.port)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"{scheme}://{shown}:{listening.getsockname()[1]}"

@@ -57,13 +57,13 @@ class Envelope:
         # No secret, so it need not come from the system: that would cost more than all else here.
         request_id = given if given and REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         scope["vaegis.request_id"] = request_id
-        told = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        headers = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *told]
+                message["headers"] = [*message.get("headers", ()), *headers]
             await send(message)
 
         # Every request is a task of its own, so nothing has to be unbound.
@@ -141,7 +141,7 @@ class Envelope:
         self._metrics.request(method, route, status, seconds)
         reason = scope.get("vaegis.rejected")
         if reason:
-            self._metrics.rejected.labels(reason).inc()
+            self._metrics.reject(reason)
         level = logging.DEBUG if route in PROBES and status < 400 else logging.INFO
         if not self._level.isEnabledFor(level):
             return

@@ -14,17 +14,16 @@ from vaegis.models.errors import Refusal
 from vaegis.service.http.problems import of_framework_error, of_refusal
 from vaegis.service.tracing import stage
 
-# Smaller bodies and answers are dealt with at once: handing them to a thread takes longer, and holds the same lock.
-INLINE_BYTES, INLINE_SAMPLES = 1 << 19, 256
 JSON = [(b"content-type", b"application/json")]
 
 ATTENDED_AFTER = 0.05  # seconds of waiting before it is looked whether the client is still there
 
 Headers = list[tuple[bytes, bytes]]
+Content = tuple[bytes, Headers]  # of an answer
 Result = TypeVar("Result")
 
 
-async def reply(scope: Scope, receive: Receive, send: Send, work: Awaitable[tuple[bytes, Headers]]) -> None:
+async def reply(scope: Scope, receive: Receive, send: Send, work: Awaitable[Content]) -> None:
     """Sends what the work gives, a body and its headers, or the error that it raises."""
     try:
         content, headers = await work
@@ -37,6 +36,28 @@ async def reply(scope: Scope, receive: Receive, send: Send, work: Awaitable[tupl
     length = str(len(content)).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-length", length)]})
     await send({"type": "http.response.body", "body": content})
+
+
+class HotExchange:
+    """A request of a hot route, for `vaegis.service.serving.judging` to answer; its protocol adds the reader."""
+
+    __slots__ = ("address", "arrived", "key", "receive", "scope")
+
+    def __init__(self, address: str, arrived: float, scope: Scope, receive: Receive) -> None:
+        self.address, self.arrived, self.scope, self.receive = address, arrived, scope, receive
+        self.key: str = scope["vaegis.request_id"]
+
+    def body(self) -> Awaitable[bytes]:
+        """See `received`."""
+        return received(self.receive)
+
+    def count(self, samples: int) -> None:
+        """Tells the layers around the route how many samples the request holds."""
+        self.scope["vaegis.samples"] = samples
+
+    def attend(self, work: Coroutine[Any, Any, Result]) -> Awaitable[Result]:
+        """See `attended`."""
+        return attended(self.receive, work)
 
 
 async def attended(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:

@@ -1,4 +1,4 @@
-"""TLS by setting: the certificate and its key, checked before the service listens."""
+"""TLS by setting: the certificate and its key, checked before the service listens and whenever they are read again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,30 @@ from vaegis.models.errors import Refusal
 from vaegis.service.settings import Settings
 
 
-def certificate(settings: Settings) -> tuple[str, str] | None:
-    """Files of the certificate chain and of its key, or None where the service speaks plain HTTP.
+class Certificate:
+    """The certificate that new connections are shown. It is replaced as a whole or not at all."""
+
+    def __init__(self, settings: Settings, context: ssl.SSLContext) -> None:
+        """`context`: what `context_of` made of these settings."""
+        self._settings, self._context = settings, context
+
+    def present(self, connection: ssl.SSLObject, name: str | None, listening: ssl.SSLContext) -> None:
+        """Gives a handshake the certificate in use; for the `sni_callback` of the context that listens."""
+        connection.context = self._context
+
+    def renew(self) -> None:
+        """Reads the files again.
+
+        Raises:
+            Refusal: they cannot be used; the certificate before stays in use.
+        """
+        context = context_of(self._settings)
+        if context is not None:
+            self._context = context
+
+
+def context_of(settings: Settings) -> ssl.SSLContext | None:
+    """A fresh context with the certificate and its key, or None where the service speaks plain HTTP.
 
     Raises:
         Refusal: only one is set, one cannot be read, is no PEM of its kind or has a password, or they do not belong
@@ -27,8 +49,9 @@ def certificate(settings: Settings) -> tuple[str, str] | None:
         raise Refusal(f"VAEGIS_TLS_CERT names {cert}, which holds no PEM certificate; give the certificate's chain.")
     if "PRIVATE KEY-----" not in texts[1]:
         raise Refusal(f"VAEGIS_TLS_KEY names {key}, which holds no PEM private key; give the certificate's key.")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key, _no_password)
+        context.load_cert_chain(cert, key, _no_password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise Refusal(
@@ -37,7 +60,7 @@ def certificate(settings: Settings) -> tuple[str, str] | None:
             ) from error
         why = (error.reason or "it is damaged").replace("_", " ").lower()
         raise Refusal(f"The certificate {cert} and the key {key} cannot be used: {why}. Make them anew.") from error
-    return cert, key
+    return context
 
 
 def _read(name: str, path: str) -> str:

@@ -7,7 +7,6 @@ import gc
 import os
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,11 +18,12 @@ import structlog
 import uvicorn
 from prometheus_client import disable_created_metrics
 
+from vaegis.models.errors import Refusal
 from vaegis.service import logs
-from vaegis.service.app import create_app
+from vaegis.service.app import Application, create_app
 from vaegis.service.http.connection import deadlines
-from vaegis.service.http.context import Service
-from vaegis.service.processes.tls import certificate
+from vaegis.service.processes.tls import Certificate, context_of
+from vaegis.service.serving.live import Live
 from vaegis.service.settings import Settings
 
 COLLECT_AFTER = 50_000  # more objects made than freed
@@ -39,19 +39,22 @@ class Server(uvicorn.Server):
     are idle ones.
     """
 
+    def __init__(self, config: uvicorn.Config, live: Live) -> None:
+        super().__init__(config)
+        self._live = live
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        service: Service = self.config.app.state.service  # type: ignore[union-attr]
-        service.live.leave()
-        waiting = [one.dup() for one in sockets or []]
+        self._live.leave()
+        waiting = [listening.dup() for listening in sockets or []]
         for server in self.servers:
             server.close()
-        for one in sockets or []:
-            one.close()
+        for listening in sockets or []:
+            listening.close()
         if not self.force_exit:
             state = self.server_state
             state.default_headers = [*state.default_headers, (b"connection", b"close")]
-            for one in waiting:
-                await self._accept_rest(one)
+            for listening in waiting:
+                await self._accept_rest(listening)
             if state.connections:
                 await asyncio.sleep(LEAVING_SECONDS)
         await super().shutdown(sockets)
@@ -59,18 +62,39 @@ class Server(uvicorn.Server):
     async def _accept_rest(self, listening: socket.socket) -> None:
         """Accepts the connections that the system has already made, which it would reset, and closes the socket."""
         listening.setblocking(False)
-        made = []
+        connections = []
         with listening, suppress(BlockingIOError):
             while True:
-                made.append(listening.accept()[0])
+                connections.append(listening.accept()[0])
         loop = asyncio.get_running_loop()
-        for one in made:
+        for connection in connections:
             with suppress(OSError):  # its client has left
-                await loop.connect_accepted_socket(self._protocol, one, ssl=self.config.ssl)
+                await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
 
     def _protocol(self) -> asyncio.Protocol:
         make = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+def server_of(app: Application, settings: Settings, certificate: Certificate | None = None) -> Server:
+    """What serves the app on a socket that `run` is given."""
+    config = uvicorn.Config(
+        app.asgi,
+        ws="none",
+        proxy_headers=False,  # nothing here asks who is behind the proxy
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http=deadlines(settings),  # type: ignore[arg-type]  # called to make a protocol, like its class
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+    config.load()
+    if certificate is not None and config.ssl is not None:
+        config.ssl.sni_callback = certificate.present  # called for every handshake, whether it names a server or not
+    return Server(config, app.live)
 
 
 def serve(
@@ -82,7 +106,7 @@ def serve(
 ) -> None:
     """Answers on a bound socket until SIGTERM or Ctrl+C; every accepted request is answered first.
 
-    SIGHUP has everything looked up in the store again, and the certificate read again.
+    SIGHUP has the certificate read again, and everything looked up in the store again.
 
     Args:
         worker: the number of this process among those that share the socket.
@@ -92,36 +116,22 @@ def serve(
     Raises:
         Refusal: the store, the device or the certificate that the settings name cannot be used.
     """
-    cert, key = certificate(settings) or (None, None)
+    context = context_of(settings)
+    certificate = None if context is None else Certificate(settings, context)
     disable_created_metrics()  # type: ignore[no-untyped-call]  # times beside every counter, which nobody reads
     logs.configure(settings.log_level, settings.log_format)
     app = create_app(settings, worker)
-    service: Service = app.state.service
-    server = Server(
-        uvicorn.Config(
-            app,
-            ws="none",
-            proxy_headers=False,  # nothing here asks who is behind the proxy
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            http=deadlines(settings),  # type: ignore[arg-type]  # called to make a protocol, like its class
-            ssl_certfile=cert,
-            ssl_keyfile=key,
-            timeout_keep_alive=settings.keep_alive_seconds,
-            timeout_graceful_shutdown=settings.shutdown_seconds,
-        )
-    )
+    server = server_of(app, settings, certificate)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn's own while it runs; it repeats them here at its end
         signal.signal(number, _nothing)
     if hasattr(signal, "SIGHUP"):
-        again = partial(_refresh, service, server, cert, key)
+        again = partial(_refresh, app.live, certificate)
         signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=again, daemon=True).start())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a supervisor blocks it until here
     if lifeline is not None:
         watching = threading.Thread(target=_follow, args=(lifeline, server, settings.shutdown_seconds), daemon=True)
         watching.start()
-    ready(service.live.device)
+    ready(app.live.device)
     # What is there by now stays: without it to look through, the collector's pauses are short, and with fewer of them
     # the lists of a JSON body, which reference counting frees, are not looked through as they are made.
     gc.collect()
@@ -134,15 +144,16 @@ def _nothing(number: int, frame: FrameType | None) -> None:
     """A signal that has done its work."""
 
 
-def _refresh(service: Service, server: Server, cert: str | None, key: str | None) -> None:
+def _refresh(live: Live, certificate: Certificate | None) -> None:
     log = structlog.get_logger("vaegis")
     log.info("looking everything up again")
-    service.live.refresh()
-    if cert is not None and server.config.ssl is not None:
+    if certificate is not None:
         try:
-            server.config.ssl.load_cert_chain(cert, key)
-        except (OSError, ssl.SSLError) as error:
-            log.error("the certificate cannot be read; the one before stays in use", reason=str(error))
+            certificate.renew()
+            log.info("new connections are shown the certificate that was read now")
+        except Refusal as refusal:
+            log.error("the certificate before stays in use", reason=str(refusal))
+    live.refresh()
 
 
 def _follow(lifeline: int, server: Server, seconds: float) -> None:

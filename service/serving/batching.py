@@ -66,13 +66,15 @@ class Lane:
 class Batcher:
     """Gathers the samples of concurrent requests into calls of one version's graph."""
 
-    def __init__(self, scorer: Scorer, pace: Pace, lanes: int, ran: Callable[[int], None] = lambda size: None) -> None:
+    def __init__(
+        self, scorer: Scorer, pace: Pace, lanes: int, on_call: Callable[[int], None] = lambda size: None
+    ) -> None:
         """
         Args:
             lanes: calls that may run at the same time.
-            ran: is told the size of every call.
+            on_call: called with the size of every call.
         """
-        self._scorer, self._pace, self.ran = scorer, pace, ran
+        self._scorer, self._pace, self._on_call = scorer, pace, on_call
         self._lanes = [Lane(ThreadPoolExecutor(1, "vaegis-graph")) for _ in range(lanes)]
         # The last one at work is the next: its core has the graph's buffers in its cache.
         self._idle = list(self._lanes)
@@ -197,7 +199,7 @@ class Batcher:
 
     def _deliver(self, batch: list[Piece], found: list[Found | Exception]) -> None:
         if batch:
-            self.ran(sum(p.stop - p.start for p in batch))
+            self._on_call(sum(p.stop - p.start for p in batch))
         for piece, one in zip(batch, found, strict=True):
             job, size = piece.job, len(piece.job.parts)
             if job.done.done():

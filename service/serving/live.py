@@ -17,15 +17,14 @@ from hashlib import blake2b
 import structlog
 
 from vaegis.models.errors import NotFound, Refusal
-from vaegis.models.runtime.sessions import Cuda, Device, Placed, placed
+from vaegis.models.runtime.sessions import Placed
 from vaegis.service.errors import NotReady, Unloaded
-from vaegis.service.serving.open_versions import Opened, Served
+from vaegis.service.serving.open_versions import Opener
+from vaegis.service.serving.served import OpenVersions, Served
 from vaegis.service.serving.shadow import Shadows
 from vaegis.service.store.database import Unavailable
 from vaegis.service.store.registry import Registry, Resolved
 from vaegis.service.store.servings import Route, Servings, State
-
-__all__ = ["Live", "Served"]
 
 FRESH_SECONDS = 1.0
 WATCH_SECONDS = 0.5
@@ -38,21 +37,20 @@ class Live:
     def __init__(
         self,
         registry: Registry,
-        device: Device,
-        threads: int,
-        budget: int,
+        versions: OpenVersions,
+        opener: Opener,
+        shadows: Shadows,
+        placed: Placed,
         clock: Callable[[], float] = time.monotonic,
-        lanes: int = 1,
-        cuda: Cuda = Cuda(),
     ) -> None:
-        """See `Opened` for the arguments.
-
-        Raises:
-            Refusal: the device was asked for and cannot be had.
         """
-        self.placed: Placed = placed(device)
-        self.opened = Opened(device, threads, budget, clock, lanes, cuda)
-        self.shadows = Shadows(self.opened.open)
+        Args:
+            versions: the table that `opener` keeps.
+            shadows: have the store's assignments passed on to them.
+            placed: where graphs run.
+        """
+        self.placed, self.opener = placed, opener
+        self._versions, self._shadows = versions, shadows
         self._registry, self._servings, self._clock = registry, Servings(registry), clock
         self._routes: dict[str, Route] = {}
         self._states: dict[str, State] | None = None  # of every model, when the store was last asked
@@ -73,7 +71,7 @@ class Live:
         route = self._routes.get(address)
         if route is None or self._fresh_until <= self._clock():
             return None
-        return self.opened.peek(_chosen(route, key).place)
+        return self.opener.peek(_chosen(route, key).place)
 
     def get(self, address: str, key: str = "") -> Served:
         """The version that answers an address, open.
@@ -97,7 +95,7 @@ class Live:
                     f"(POST /v2/repository/models/{route.main.name}/load)."
                 )
             route = self._ready(route, champion="@" not in address)
-            served = self.opened.open(_chosen(route, key))
+            served = self.opener.open(_chosen(route, key))
             if changes == self._changes:
                 break  # else what was read may be from before the change
         if len(self._routes) >= ADDRESSES_MOST:
@@ -126,7 +124,7 @@ class Live:
 
     def served(self) -> tuple[Served, ...]:
         """The versions that are open."""
-        return self.opened.all()
+        return self._versions.all()
 
     def start(self) -> None:
         """Opens the champions, so that the first requests need not wait.
@@ -140,7 +138,7 @@ class Live:
         for name in models:
             try:
                 route = self._servings.route(name)
-                if route.loaded and self.opened.fits(route.main):
+                if route.loaded and self.opener.fits(route.main):
                     served = self.get(name)
                     log.info(
                         "model in service", model=name, version=served.resolved.version, device=served.scorer.device
@@ -156,9 +154,9 @@ class Live:
             self.look(now=True)
 
     def stop(self) -> None:
-        """Ends the watching and the shadows."""
+        """Ends the watching, and the shadows."""
         self._stopped.set()
-        self.shadows.stop()
+        self._shadows.stop()
 
     def leave(self) -> None:
         """From now on `check` tells whoever sends requests to send them elsewhere; they are answered nevertheless."""
@@ -231,24 +229,24 @@ class Live:
                 log.error("the version before stays in service", model=name, address=address, reason=str(error))
                 continue
             self._routes.pop(address, None)
-            self.shadows.assign(before.main, None)
+            self._shadows.assign(before.main, None)
         for name in names:
             if not self._servings.of(name).loaded:
-                self.opened.close(name)
+                self.opener.close(name)
 
     def _adopt(self, address: str, route: Route) -> None:
         before = self._routes.get(address)
         self._routes[address] = route
         if address == route.main.name:
             if before is not None and before.main != route.main:
-                self.shadows.assign(before.main, None)
-            self.shadows.assign(route.main, route.shadow)
+                self._shadows.assign(before.main, None)
+            self._shadows.assign(route.main, route.shadow)
 
     def _ready(self, route: Route, champion: bool) -> Route:
         """The route with its versions open; without its canary where that cannot be opened."""
         name = route.main.name
         try:
-            self.opened.open(route.main)
+            self.opener.open(route.main)
         except Refusal as error:
             if champion:  # a damaged version that nobody is served by default does not make us unready
                 self._failed[name] = str(error)
@@ -258,7 +256,7 @@ class Live:
         if route.canary is None:
             return route
         try:
-            self.opened.open(route.canary)
+            self.opener.open(route.canary)
         except Refusal as error:
             structlog.get_logger("vaegis.live").error("the canary cannot answer", model=name, reason=str(error))
             return replace(route, canary=None)

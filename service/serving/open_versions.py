@@ -1,4 +1,4 @@
-"""The versions that are open, within a budget of memory.
+"""Opens versions, within a budget of memory.
 
 What a version takes is estimated: the larger of twice its graph's bytes (weights, and their packed copies) and the
 growth of the process while it was opened and first run. That growth is seen from outside, so other work at the same
@@ -11,39 +11,24 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from vaegis.models.bundle import SCORE, open_bundle
-from vaegis.models.calibration import ALL, Decision
+from vaegis.models.calibration import ALL
 from vaegis.models.errors import Damaged, NotFound
 from vaegis.models.runtime.sessions import Cuda, Device
 from vaegis.models.scorer import Scorer
 from vaegis.service.errors import TooBig
 from vaegis.service.serving.batching import Batcher
+from vaegis.service.serving.served import OpenVersions, Served
 from vaegis.service.store.registry import Resolved
-
-Asked = tuple[float | None, float | None, str, str | None]  # alpha, threshold, decide_by, group
 
 COPIES = 2  # of a graph's bytes, at least, that an open session holds
 
 
-@dataclass(frozen=True)
-class Served:
-    """A version in service."""
-
-    resolved: Resolved
-    scorer: Scorer
-    median: float  # of clean scores
-    spread: float  # their interquartile range, or 1 where that is nothing
-    bytes: int  # of memory, as estimated
-    batcher: Batcher  # gathers its requests
-    decisions: dict[Asked, Decision] = field(default_factory=dict)  # made before, by what was asked
-
-
-class Opened:
+class Opener:
     """Opens versions and closes the least recently used ones when memory runs out. Safe between threads.
 
     Closing only forgets: requests under way hold the version they began with until they are answered.
@@ -51,6 +36,7 @@ class Opened:
 
     def __init__(
         self,
+        versions: OpenVersions,
         device: Device,
         threads: int,
         budget: int,
@@ -58,26 +44,29 @@ class Opened:
         lanes: int = 1,
         cuda: Cuda = Cuda(),
         changed: Callable[[], None] = lambda: None,
+        call_sizes: Callable[[Resolved], Callable[[int], None]] = lambda resolved: lambda size: None,
     ) -> None:
         """
         Args:
+            versions: the table that is kept.
             threads: of one graph call; 0 = one, so that calls side by side do not wait for each other's threads.
             budget: bytes of all open versions together.
             lanes: graph calls of one version that may run at the same time on the CPU.
             cuda: what is done on a GPU beyond running there.
-            changed: is told after a version was opened or closed.
+            changed: called after a version was opened or closed.
+            call_sizes: gives what is called with the size of every graph call of a version.
         """
         self._device, self._threads, self._budget, self._clock = device, threads or 1, budget, clock
         self._lanes, self._cuda = lanes, cuda
-        self.changed = changed
-        self._open: dict[str, Served] = {}  # by place
+        self._changed, self._call_sizes = changed, call_sizes
+        self._versions = versions
         self._used: dict[str, float] = {}  # place -> when it was last asked for
         self._opening: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def peek(self, place: str) -> Served | None:
         """The version, if it is open."""
-        served = self._open.get(place)
+        served = self._versions.get(place)
         if served is not None:
             self._used[place] = self._clock()
         return served
@@ -99,18 +88,18 @@ class Opened:
             if served is None:
                 size = self._expected(resolved)
                 self._make_room(size, place)
-                served = _load(resolved, self._device, self._threads, self._lanes, self._cuda, size)
-                with self._lock:
-                    self._open[place], self._used[place] = served, self._clock()
+                served = self._load(resolved, size)
+                self._used[place] = self._clock()
+                self._versions.add(served)
                 self._make_room(0, place)
-                self.changed()
+                self._changed()
         with self._lock:
             self._opening.pop(place, None)
         return served
 
     def close(self, name: str) -> None:
         """Closes every version of a model."""
-        self._forget([s.resolved.place for s in self.all() if s.resolved.name == name])
+        self._forget([s.resolved.place for s in self._versions.all() if s.resolved.name == name])
 
     def fits(self, resolved: Resolved) -> bool:
         """Whether a version can be opened without closing another.
@@ -118,12 +107,7 @@ class Opened:
         Raises:
             TooBig: it cannot be opened at all.
         """
-        return self._expected(resolved) + sum(s.bytes for s in self.all()) <= self._budget
-
-    def all(self) -> tuple[Served, ...]:
-        """The versions that are open."""
-        with self._lock:
-            return tuple(self._open.values())
+        return self._expected(resolved) + sum(s.bytes for s in self._versions.all()) <= self._budget
 
     def _expected(self, resolved: Resolved) -> int:
         try:
@@ -140,39 +124,37 @@ class Opened:
 
     def _make_room(self, size: int, keep: str) -> None:
         """Closes the least recently used versions until `size` more bytes fit; `keep` stays."""
-        with self._lock:
-            total = size + sum(s.bytes for s in self._open.values())
-            goners = []
-            for place in sorted(self._open, key=lambda p: self._used.get(p, 0.0)):
-                if total <= self._budget:
-                    break
-                if place != keep:
-                    total -= self._open[place].bytes
-                    goners.append(place)
+        versions = self._versions.all()
+        total, goners = size + sum(s.bytes for s in versions), []
+        for served in sorted(versions, key=lambda s: self._used.get(s.resolved.place, 0.0)):
+            if total <= self._budget:
+                break
+            if served.resolved.place != keep:
+                total -= served.bytes
+                goners.append(served.resolved.place)
         self._forget(goners)
 
     def _forget(self, places: list[str]) -> None:
-        with self._lock:
-            for place in places:
-                self._open.pop(place, None)
-                self._used.pop(place, None)
+        self._versions.remove(places)
+        for place in places:
+            self._used.pop(place, None)
         if places:
-            self.changed()
+            self._changed()
 
-
-def _load(resolved: Resolved, device: Device, threads: int, lanes: int, cuda: Cuda, expected: int) -> Served:
-    before = _resident()
-    try:
-        scorer = Scorer(open_bundle(resolved.path), device, threads, spin=False, cuda=cuda)
-    except NotFound as error:
-        raise Damaged(
-            f"The bundle of {resolved.name} version {resolved.version} is not in VAEGIS_HOME any more; import it "
-            "again or restore the home from a backup."
-        ) from error
-    batcher = Batcher(scorer, scorer.graph.warm(), 1 if scorer.device == "cuda" else lanes)
-    clean = scorer.calibration.groups[ALL].terms["score"].values
-    low, middle, high = np.quantile(clean, (0.25, 0.5, 0.75)).tolist()
-    return Served(resolved, scorer, middle, (high - low) or 1.0, max(expected, _resident() - before), batcher)
+    def _load(self, resolved: Resolved, expected: int) -> Served:
+        before = _resident()
+        try:
+            scorer = Scorer(open_bundle(resolved.path), self._device, self._threads, spin=False, cuda=self._cuda)
+        except NotFound as error:
+            raise Damaged(
+                f"The bundle of {resolved.name} version {resolved.version} is not in VAEGIS_HOME any more; import it "
+                "again or restore the home from a backup."
+            ) from error
+        lanes = 1 if scorer.device == "cuda" else self._lanes
+        batcher = Batcher(scorer, scorer.graph.warm(), lanes, self._call_sizes(resolved))
+        clean = scorer.calibration.groups[ALL].terms["score"].values
+        low, middle, high = np.quantile(clean, (0.25, 0.5, 0.75)).tolist()
+        return Served(resolved, scorer, middle, (high - low) or 1.0, max(expected, _resident() - before), batcher)
 
 
 def _resident() -> int:

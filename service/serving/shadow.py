@@ -1,6 +1,6 @@
 """Shadows: a second version scores the traffic of a champion beside it, and the two are compared.
 
-The answer never waits: an answered request is offered to a short queue, and dropped, and counted, where the queue is
+The answer never waits: an answered request is put into a short queue, and dropped, and counted, where the queue is
 full. One thread of the lowest priority works it off. Verdicts of a shadow are never returned.
 
 How alike the two rank samples is told by the correlation of their p-values for `score`, each within its own
@@ -25,7 +25,8 @@ from vaegis.models.blocks import plain
 from vaegis.models.calibration import decide
 from vaegis.models.errors import Refusal
 from vaegis.models.scorer import UNJUDGED, Verdicts
-from vaegis.service.serving.open_versions import Served
+from vaegis.service.serving.observers import Timing
+from vaegis.service.serving.served import Served
 from vaegis.service.store.registry import Resolved
 
 QUEUE = 1024  # requests that may wait for a shadow
@@ -36,10 +37,10 @@ OUTCOMES = ("agree", "only_shadow", "only_champion", "unjudged", "dropped")
 MOMENTS = ("p", "q", "pp", "qq", "pq")  # of the p-values p (champion) and q (shadow)
 
 
-class Counting(Protocol):
-    """What takes the counts of a comparison."""
+class Tally(Protocol):
+    """Takes the counts of comparisons."""
 
-    def shadowed(
+    def count_shadow(
         self, champion: Resolved, shadow: Resolved, outcomes: dict[str, int], moments: dict[str, float]
     ) -> None: ...
 
@@ -66,15 +67,14 @@ class _Offer:
 class Shadows:
     """The shadows of one process. Safe between threads."""
 
-    def __init__(self, open_version: Callable[[Resolved], Served], queue_most: int = QUEUE) -> None:
-        self._open = open_version
+    def __init__(self, open_version: Callable[[Resolved], Served], tally: Tally, queue_most: int = QUEUE) -> None:
+        self._open, self._tally = open_version, tally
         self._of: dict[str, Resolved] = {}  # place of a champion -> its shadow
         self._queue: queue.Queue[_Offer | None] = queue.Queue(queue_most)
         self._bytes = 0
         self._thread: threading.Thread | None = None
         self._lock, self._stopped = threading.Lock(), threading.Event()
-        self._told: set[str] = set()  # places whose failure was logged
-        self.counting: Counting | None = None
+        self._logged: set[str] = set()  # places whose failure was logged
 
     def assign(self, champion: Resolved, shadow: Resolved | None) -> None:
         """From now on this is the champion's shadow; None ends it."""
@@ -87,24 +87,24 @@ class Shadows:
                 self._thread = threading.Thread(target=self._work, name="vaegis-shadow", daemon=True)
                 self._thread.start()
 
-    def offer(self, served: Served, verdicts: Verdicts) -> None:
+    def verdicts_given(self, served: Served, verdicts: Verdicts, timing: Timing) -> None:
         """Has an answered request scored by the shadow of its version, if there is one. Never waits."""
         if not self._of:
             return
         shadow = self._of.get(served.resolved.place)
         if shadow is None:
             return
-        offered = _Offer(served, shadow, verdicts)
+        offer = _Offer(served, shadow, verdicts)
         # A threshold is in the unit of one version: it says nothing about another.
-        if verdicts.decision.alpha is None or self._bytes + offered.bytes > QUEUE_BYTES:
-            self._drop(offered)
+        if verdicts.decision.alpha is None or self._bytes + offer.bytes > QUEUE_BYTES:
+            self._drop(offer)
             return
-        self._hold(offered.bytes)
+        self._reserve(offer.bytes)
         try:
-            self._queue.put_nowait(offered)
+            self._queue.put_nowait(offer)
         except queue.Full:
-            self._hold(-offered.bytes)
-            self._drop(offered)
+            self._reserve(-offer.bytes)
+            self._drop(offer)
 
     def stop(self) -> None:
         """Ends the thread; what waits is dropped."""
@@ -116,36 +116,35 @@ class Shadows:
         if sys.platform == "linux":  # where a priority can be a single thread's
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-        while (offered := self._queue.get()) is not None and not self._stopped.wait(PAUSE):
-            waiting = [offered]
+        while (offer := self._queue.get()) is not None and not self._stopped.wait(PAUSE):
+            waiting = [offer]
             with suppress(queue.Empty):
                 while (more := self._queue.get_nowait()) is not None:
                     waiting.append(more)
             for together in _alike(waiting):
-                self._hold(-sum(o.bytes for o in together))
+                self._reserve(-sum(o.bytes for o in together))
                 try:
                     self._compare(together)
                 except Exception as error:  # noqa: BLE001 - whatever a version on trial does, the thread must go on
                     self._fail(together, error)
 
     def _compare(self, together: list[_Offer]) -> None:
-        one = together[0]
-        shadow, asked = self._open(one.shadow), one.verdicts.decision
-        decision = decide(shadow.scorer.calibration, asked.alpha, None, asked.decide_by, asked.group)
-        block = one.verdicts.block
+        first = together[0]
+        shadow, ours = self._open(first.shadow), first.verdicts.decision
+        decision = decide(shadow.scorer.calibration, ours.alpha, None, ours.decide_by, ours.group)
+        block = first.verdicts.block
         if len(together) > 1:
             block = plain(np.concatenate([o.verdicts.block.parts for o in together]))
         theirs = shadow.scorer.verdicts(block, decision)
-        if self.counting is not None:
-            found = compare([o.verdicts for o in together], theirs)
-            self.counting.shadowed(one.champion.resolved, one.shadow, *found)
+        outcomes, moments = compare([o.verdicts for o in together], theirs)
+        self._tally.count_shadow(first.champion.resolved, first.shadow, outcomes, moments)
 
     def _fail(self, together: list[_Offer], error: Exception) -> None:
-        for offered in together:
-            self._drop(offered)
+        for offer in together:
+            self._drop(offer)
         shadow = together[0].shadow
-        if shadow.place not in self._told:
-            self._told.add(shadow.place)
+        if shadow.place not in self._logged:
+            self._logged.add(shadow.place)
             structlog.get_logger("vaegis.shadow").error(
                 "the shadow cannot score",
                 model=shadow.name,
@@ -154,23 +153,22 @@ class Shadows:
                 exc_info=None if isinstance(error, Refusal) else error,
             )
 
-    def _hold(self, more: int) -> None:
+    def _reserve(self, more: int) -> None:
         with self._lock:
             self._bytes += more
 
-    def _drop(self, offered: _Offer) -> None:
-        if self.counting is not None:
-            self.counting.shadowed(offered.champion.resolved, offered.shadow, {"dropped": len(offered.verdicts)}, {})
+    def _drop(self, offer: _Offer) -> None:
+        self._tally.count_shadow(offer.champion.resolved, offer.shadow, {"dropped": len(offer.verdicts)}, {})
 
 
 def _alike(waiting: list[_Offer]) -> list[list[_Offer]]:
     """Requests that one batch can be made of: of the same versions and decision, each sample a part of its own."""
     found: dict[object, list[_Offer]] = {}
-    for i, offered in enumerate(waiting):
-        block = offered.verdicts.block
+    for i, offer in enumerate(waiting):
+        block = offer.verdicts.block
         whole = block.place is None and block.groups is None and block.conditions is None and (block.count == 1).all()
-        places = (offered.champion.resolved.place, offered.shadow.place)
-        found.setdefault((*places, offered.verdicts.decision) if whole else i, []).append(offered)
+        places = (offer.champion.resolved.place, offer.shadow.place)
+        found.setdefault((*places, offer.verdicts.decision) if whole else i, []).append(offer)
     return list(found.values())
 
 

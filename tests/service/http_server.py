@@ -7,10 +7,8 @@ import socket
 import threading
 import time
 
-import uvicorn
-
 from vaegis.service.app import create_app
-from vaegis.service.http.connection import deadlines
+from vaegis.service.processes.web import server_of
 from vaegis.service.settings import Settings
 
 OCTETS, JSON, NPY = "application/octet-stream", "application/json", "application/x-npy"
@@ -68,10 +66,7 @@ def until(check, seconds=10.0):
 def serving(settings: Settings):
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        create_app(settings), log_config=None, access_log=False, ws="none", http=deadlines(settings)
-    )
-    server = uvicorn.Server(config)
+    server = server_of(create_app(settings), settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from vaegis.service.http.oip.reading import PARAMETERS
-from vaegis.service.http.oip.route import PATH, TAG, VERSION_PATH
+from vaegis.service.http.oip.repository import TAG
+from vaegis.service.http.oip.route import PATH, VERSION_PATH
 from vaegis.service.http.oip.tensors import BYTES, DATATYPES
 from vaegis.service.http.problems import problems
 

@@ -19,8 +19,8 @@ STATEFUL = ("sequence_id", "sequence_start", "sequence_end")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """An output that is wanted."""
+class OutputChoice:
+    """An output that the answer shall hold."""
 
     name: str
     binary: bool
@@ -33,7 +33,7 @@ class Request:
     id: str | None
     parameters: Mapping[str, Any]  # of the request, without `binary_data_output`
     inputs: dict[str, Tensor]
-    outputs: tuple[Asked, ...] | None  # None: those that are given unasked
+    outputs: tuple[OutputChoice, ...] | None  # None: those that are given unasked
     binary: bool = False  # of outputs that do not say
     bare: memoryview | None = field(default=None, repr=False)  # the whole body, where it is the one input's bytes
 
@@ -89,32 +89,32 @@ def _length(text: str, most: int) -> int:
 def _inputs(given: Any, tail: memoryview) -> dict[str, Tensor]:
     if not isinstance(given, list) or not given or len(given) > MOST_INPUTS:
         raise Malformed(f'"inputs" must be a list of tensors, 1 to {MOST_INPUTS} of them.')
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     at = 0
-    for one in given:
-        name = _name(one, "input")
-        if name in found:
+    for item in given:
+        name = _name(item, "input")
+        if name in tensors:
             raise Malformed(f"The input {name!r} is given twice.")
-        parameters = _parameters(one, f"the input {name!r}")
+        parameters = _parameters(item, f"the input {name!r}")
         size = parameters.get("binary_data_size")
         if unknown := sorted(set(parameters) - {"binary_data_size"}):
             raise Refusal(
                 f"The input {name!r} has the parameter {unknown[0][:70]!r}, which is not known here; send its data "
                 'as JSON, or as binary data with "binary_data_size".'
             )
-        datatype = one.get("datatype")
+        datatype = item.get("datatype")
         if not isinstance(datatype, str) or (datatype != BYTES and datatype not in DATATYPES):
             raise Malformed(
                 f"The input {name!r} has the datatype {str(datatype)[:40]!r}; there is {', '.join(DATATYPES)}, {BYTES}."
             )
         data: list[Any] | memoryview
         if size is None:
-            listed = one.get("data")
+            listed = item.get("data")
             if not isinstance(listed, list):
                 raise Malformed(f'The input {name!r} has no list "data", and no "binary_data_size" either.')
             data = listed
         else:
-            if "data" in one:
+            if "data" in item:
                 raise Malformed(f'The input {name!r} has both "data" and "binary_data_size"; send one of them.')
             if not _whole(size) or at + size > len(tail):
                 raise Malformed(
@@ -123,37 +123,37 @@ def _inputs(given: Any, tail: memoryview) -> dict[str, Tensor]:
                 )
             data = tail[at : at + size]
             at += size
-        found[name] = Tensor(name, datatype, _shape(name, one.get("shape")), data)
+        tensors[name] = Tensor(name, datatype, _shape(name, item.get("shape")), data)
     if at != len(tail):
         raise Malformed(f"{len(tail) - at} bytes are left after the tensors that the inputs announce.")
-    return found
+    return tensors
 
 
-def _outputs(given: Any, binary: bool) -> tuple[Asked, ...] | None:
+def _outputs(given: Any, binary: bool) -> tuple[OutputChoice, ...] | None:
     if given is None or given == []:
         return None
     if not isinstance(given, list):
         raise Malformed('"outputs" must be a list of {"name": ...}.')
-    found = []
-    for one in given:
-        name = _name(one, "output")
-        parameters = _parameters(one, f"the output {name!r}")
+    choices = []
+    for item in given:
+        name = _name(item, "output")
+        parameters = _parameters(item, f"the output {name!r}")
         if unknown := sorted(set(parameters) - {"binary_data"}):
             raise Refusal(
                 f"The output {name!r} has the parameter {unknown[0][:70]!r}, which is not known here; there is "
                 "binary_data."
             )
-        found.append(Asked(name, _flag(parameters.get("binary_data", binary), "binary_data")))
-    names = [asked.name for asked in found]
+        choices.append(OutputChoice(name, _flag(parameters.get("binary_data", binary), "binary_data")))
+    names = [choice.name for choice in choices]
     if twice := [name for name in names if names.count(name) > 1]:
         raise Malformed(f"The output {twice[0]!r} is asked for twice.")
-    return tuple(found)
+    return tuple(choices)
 
 
-def _name(one: Any, what: str) -> str:
-    if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+def _name(item: Any, what: str) -> str:
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
         raise Malformed(f'Every {what} must be an object with a "name".')
-    name: str = one["name"]
+    name: str = item["name"]
     if len(name) > 200:
         raise Malformed(f"The name of an {what} has {len(name)} characters, more than any has here.")
     return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -12,15 +13,14 @@ from vaegis.models import spec as specs
 from vaegis.models.calibration import ALL, Calibration, decide, smallest_alpha
 from vaegis.models.errors import NotFound, Refusal
 from vaegis.service.http.access import Caller, admin
-from vaegis.service.http.context import Service, service_of
+from vaegis.service.http.context import Service
 from vaegis.service.http.problems import problems
 from vaegis.service.store.registry import CHAMPION, Model, Promotion
 from vaegis.service.store.servings import Serving, Servings
 
-router = APIRouter(prefix="/v1/models", tags=["Models"])
 ALPHAS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 
-Shared = Annotated[Service, Depends(service_of)]
+Admin = Annotated[Caller, Depends(admin)]
 
 
 class ModelSummary(BaseModel):
@@ -169,134 +169,145 @@ class Moved(BaseModel):
     previous: int | None
 
 
-@router.get("", summary="List the models", responses=problems(401, 503))
-def list_models(service: Shared) -> ModelList:
-    """Every registered model with its champion."""
-    return ModelList(models=[_summary(m) for m in service.registry.list()])
+class Models:
+    """The routes of one service; what each says of itself is shown on /docs."""
 
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
-@router.get("/{model}", summary="Describe a model", responses=problems(401, 404, 422, 503))
-def show_model(model: str, service: Shared) -> ModelDetail:
-    """What a model takes, what its evidence means and how it is calibrated.
+    def list_models(self) -> ModelList:
+        """Every registered model with its champion."""
+        return ModelList(models=[_summary(m) for m in self._service.registry.list()])
 
-    `model` is `NAME` for its champion, `NAME@VERSION` or `NAME@ALIAS`.
-    """
-    served = service.live.get(model)
-    known = service.registry.show(served.resolved.name)
-    manifest, calibration = served.scorer.bundle.manifest, served.scorer.calibration
-    whole = calibration.groups[ALL]
-    return ModelDetail(
-        name=known.name,
-        version=served.resolved.version,
-        digest=served.resolved.digest,
-        kind=served.scorer.spec.kind,
-        family=manifest.family,
-        alpha=manifest.alpha,
-        input=specs.to_json(served.scorer.spec),
-        input_summary=specs.describe(served.scorer.spec),
-        evidence=manifest.evidence,
-        calibration=CalibrationOut(
-            samples=len(whole.terms["score"].values),
-            effective=whole.effective,
-            smallest_alpha=smallest_alpha(whole),
-            groups=sorted(g for g in calibration.groups if g != ALL),
-        ),
-        thresholds=_thresholds(calibration, manifest.alpha),
-        aliases=known.aliases,
-        serving=_serving(Servings(service.registry).of(known.name)),
-        versions=[VersionOut.model_validate(v, from_attributes=True) for v in known.versions],
-        promotions=[PromotionOut.model_validate(p, from_attributes=True) for p in known.promotions],
-    )
+    def show_model(self, model: str) -> ModelDetail:
+        """What a model takes, what its evidence means and how it is calibrated.
 
-
-@router.post("/{model}/promote", summary="Promote a version", responses=problems(400, 401, 403, 404, 413, 422, 503))
-def promote(model: str, body: PromoteIn, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> Moved:
-    """Points an alias, `champion` if none is named, at a version. The version is opened first, so that one that cannot
-    be served is not promoted and the first request need not wait. Needs the scope `admin`."""
-    _open(service, model, body.version)
-    moved = service.registry.promote(model, body.version, body.alias, caller.name)
-    service.live.look(now=True)
-    return _moved(model, moved)
-
-
-@router.post(
-    "/{model}/rollback", summary="Undo a promotion", responses=problems(400, 401, 403, 404, 409, 413, 422, 503)
-)
-def rollback(
-    model: str, service: Shared, caller: Annotated[Caller, Depends(admin)], body: RollbackIn | None = None
-) -> Moved:
-    """Points an alias back at the version it had before; again for the one before that. Needs the scope `admin`."""
-    moved = service.registry.rollback(model, (body or RollbackIn()).alias, caller.name)
-    service.live.look(now=True)
-    return _moved(model, moved)
-
-
-_CHANGES = problems(400, 401, 403, 404, 413, 422, 503, 507)
-
-
-@router.put("/{model}/canary", summary="Let a version answer a share of requests", responses=_CHANGES)
-def set_canary(model: str, body: CanaryIn, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
-    """A request is told apart by its `X-Request-ID`: the same id always gets the same version, and every answer names
-    the one that gave it. The version is opened first. A promotion of the champion ends it. Needs the scope `admin`."""
-    _open(service, model, body.version)
-    return _set(service, Servings(service.registry).canary(model, body.version, body.share, caller.name))
-
-
-@router.delete("/{model}/canary", summary="End the canary", responses=_CHANGES)
-def end_canary(model: str, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
-    """The champion answers every request again. Needs the scope `admin`."""
-    return _set(service, Servings(service.registry).canary(model, None, by=caller.name))
-
-
-@router.put("/{model}/shadow", summary="Compare a version on the same traffic", responses=_CHANGES)
-def set_shadow(model: str, body: ShadowIn, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
-    """The version scores what the champion scores, after the answer was given; its verdicts are counted and never
-    returned. It is opened first. A promotion of the champion ends it. Needs the scope `admin`."""
-    _open(service, model, body.version)
-    return _set(service, Servings(service.registry).shadow(model, body.version, caller.name))
-
-
-@router.delete("/{model}/shadow", summary="End the shadow", responses=_CHANGES)
-def end_shadow(model: str, service: Shared, caller: Annotated[Caller, Depends(admin)]) -> ServingOut:
-    """Only the champion scores again. Needs the scope `admin`."""
-    return _set(service, Servings(service.registry).shadow(model, None, caller.name))
-
-
-@router.get("/{model}/shadow", summary="How the shadow compares", responses=problems(401, 404, 422, 503))
-def show_shadow(model: str, service: Shared) -> ShadowOut:
-    """Agreement, flips both ways and how alike both rank samples, over all workers since the service started."""
-    route = Servings(service.registry).route(model)
-    if route.shadow is None:
-        raise NotFound(
-            f"Model {route.main.name} has no shadow; set one with PUT /v1/models/{route.main.name}/shadow or "
-            f"`vaegis models shadow {route.main.name}@VERSION`."
+        `model` is `NAME` for its champion, `NAME@VERSION` or `NAME@ALIAS`.
+        """
+        served = self._service.live.get(model)
+        known = self._service.registry.show(served.resolved.name)
+        manifest, calibration = served.scorer.bundle.manifest, served.scorer.calibration
+        whole = calibration.groups[ALL]
+        return ModelDetail(
+            name=known.name,
+            version=served.resolved.version,
+            digest=served.resolved.digest,
+            kind=served.scorer.spec.kind,
+            family=manifest.family,
+            alpha=manifest.alpha,
+            input=specs.to_json(served.scorer.spec),
+            input_summary=specs.describe(served.scorer.spec),
+            evidence=manifest.evidence,
+            calibration=CalibrationOut(
+                samples=len(whole.terms["score"].values),
+                effective=whole.effective,
+                smallest_alpha=smallest_alpha(whole),
+                groups=sorted(g for g in calibration.groups if g != ALL),
+            ),
+            thresholds=_thresholds(calibration, manifest.alpha),
+            aliases=known.aliases,
+            serving=_serving(Servings(self._service.registry).of(known.name)),
+            versions=[VersionOut.model_validate(v, from_attributes=True) for v in known.versions],
+            promotions=[PromotionOut.model_validate(p, from_attributes=True) for p in known.promotions],
         )
-    found = service.metrics.comparison(route.main, route.shadow)
-    agree, flips = found.samples["agree"], found.samples["only_shadow"] + found.samples["only_champion"]
-    return ShadowOut(
-        name=route.main.name,
-        champion=route.main.version,
-        shadow=route.shadow.version,
-        samples=agree + flips,
-        agreement=agree / (agree + flips) if agree + flips else None,
-        only_shadow=found.samples["only_shadow"],
-        only_champion=found.samples["only_champion"],
-        unjudged=found.samples["unjudged"],
-        dropped=found.samples["dropped"],
-        rank_correlation=found.rank_correlation,
+
+    def promote(self, model: str, body: PromoteIn, caller: Admin) -> Moved:
+        """Points an alias, `champion` if none is named, at a version. The version is opened first, so that one that
+        cannot be served is not promoted and the first request need not wait. Needs the scope `admin`."""
+        self._open(model, body.version)
+        moved = self._service.registry.promote(model, body.version, body.alias, caller.name)
+        self._service.live.look(now=True)
+        return _moved(model, moved)
+
+    def rollback(self, model: str, caller: Admin, body: RollbackIn | None = None) -> Moved:
+        """Points an alias back at the version it had before; again for the one before that. Needs the scope `admin`."""
+        moved = self._service.registry.rollback(model, (body or RollbackIn()).alias, caller.name)
+        self._service.live.look(now=True)
+        return _moved(model, moved)
+
+    def set_canary(self, model: str, body: CanaryIn, caller: Admin) -> ServingOut:
+        """A request is told apart by its `X-Request-ID`: the same id always gets the same version, and every answer
+        names the one that gave it. The version is opened first. A promotion of the champion ends it. Needs the scope
+        `admin`."""
+        self._open(model, body.version)
+        return self._set(Servings(self._service.registry).canary(model, body.version, body.share, caller.name))
+
+    def end_canary(self, model: str, caller: Admin) -> ServingOut:
+        """The champion answers every request again. Needs the scope `admin`."""
+        return self._set(Servings(self._service.registry).canary(model, None, by=caller.name))
+
+    def set_shadow(self, model: str, body: ShadowIn, caller: Admin) -> ServingOut:
+        """The version scores what the champion scores, after the answer was given; its verdicts are counted and never
+        returned. It is opened first. A promotion of the champion ends it. Needs the scope `admin`."""
+        self._open(model, body.version)
+        return self._set(Servings(self._service.registry).shadow(model, body.version, caller.name))
+
+    def end_shadow(self, model: str, caller: Admin) -> ServingOut:
+        """Only the champion scores again. Needs the scope `admin`."""
+        return self._set(Servings(self._service.registry).shadow(model, None, caller.name))
+
+    def show_shadow(self, model: str) -> ShadowOut:
+        """Agreement, flips both ways and how alike both rank samples, over all workers since the service started."""
+        route = Servings(self._service.registry).route(model)
+        if route.shadow is None:
+            raise NotFound(
+                f"Model {route.main.name} has no shadow; set one with PUT /v1/models/{route.main.name}/shadow or "
+                f"`vaegis models shadow {route.main.name}@VERSION`."
+            )
+        found = self._service.metrics.comparison(route.main, route.shadow)
+        agree, flips = found.samples["agree"], found.samples["only_shadow"] + found.samples["only_champion"]
+        return ShadowOut(
+            name=route.main.name,
+            champion=route.main.version,
+            shadow=route.shadow.version,
+            samples=agree + flips,
+            agreement=agree / (agree + flips) if agree + flips else None,
+            only_shadow=found.samples["only_shadow"],
+            only_champion=found.samples["only_champion"],
+            unjudged=found.samples["unjudged"],
+            dropped=found.samples["dropped"],
+            rank_correlation=found.rank_correlation,
+        )
+
+    def _open(self, model: str, version: int | str) -> None:
+        """Opens a version, so that nothing is moved to one that cannot be served."""
+        if "@" in model:
+            raise Refusal(
+                f"{model[:70]!r} names one version; give the model's name alone, and the version in the body."
+            )
+        self._service.live.opener.open(self._service.registry.resolve(f"{model}@{version}"))
+
+    def _set(self, serving: Serving) -> ServingOut:
+        self._service.live.look(now=True)
+        return _serving(serving)
+
+
+def router(service: Service) -> APIRouter:
+    """The routes, for the app."""
+    does, routes = Models(service), APIRouter(prefix="/v1/models", tags=["Models"])
+    get, post = partial(routes.add_api_route, methods=["GET"]), partial(routes.add_api_route, methods=["POST"])
+    put, delete = partial(routes.add_api_route, methods=["PUT"]), partial(routes.add_api_route, methods=["DELETE"])
+    changes = problems(400, 401, 403, 404, 413, 422, 503, 507)
+    get("", does.list_models, summary="List the models", responses=problems(401, 503))
+    get("/{model}", does.show_model, summary="Describe a model", responses=problems(401, 404, 422, 503))
+    post(
+        "/{model}/promote",
+        does.promote,
+        summary="Promote a version",
+        responses=problems(400, 401, 403, 404, 413, 422, 503),
     )
-
-
-def _open(service: Service, model: str, version: int | str) -> None:
-    """Opens a version, so that nothing is moved to one that cannot be served."""
-    if "@" in model:
-        raise Refusal(f"{model[:70]!r} names one version; give the model's name alone, and the version in the body.")
-    service.live.opened.open(service.registry.resolve(f"{model}@{version}"))
-
-
-def _set(service: Service, serving: Serving) -> ServingOut:
-    service.live.look(now=True)
-    return _serving(serving)
+    post(
+        "/{model}/rollback",
+        does.rollback,
+        summary="Undo a promotion",
+        responses=problems(400, 401, 403, 404, 409, 413, 422, 503),
+    )
+    put("/{model}/canary", does.set_canary, summary="Let a version answer a share of requests", responses=changes)
+    delete("/{model}/canary", does.end_canary, summary="End the canary", responses=changes)
+    put("/{model}/shadow", does.set_shadow, summary="Compare a version on the same traffic", responses=changes)
+    delete("/{model}/shadow", does.end_shadow, summary="End the shadow", responses=changes)
+    get("/{model}/shadow", does.show_shadow, summary="How the shadow compares", responses=problems(401, 404, 422, 503))
+    return routes
 
 
 def _serving(serving: Serving) -> ServingOut:

@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from vaegis.models.blocks import Block
-from vaegis.models.errors import TooLarge
 from vaegis.models.events import Event, events
 from vaegis.models.outputs.colours import to_png
 from vaegis.models.scorer import UNJUDGED, Verdicts
-from vaegis.models.spec import InputSpec, SeriesSpec
-from vaegis.service.serving.live import Served
-
-Maps = Literal["none", "png", "array"]
-
-
-def check_maps(spec: InputSpec, block: Block, most: int) -> None:
-    """Holds what an answer with maps will take to a limit, before anything is scored.
-
-    Raises:
-        TooLarge: more than `most` bytes.
-    """
-    # A row of a series has a map of one value per column; that of a tiled image has the image's size.
-    each = len(spec.columns) if isinstance(spec, SeriesSpec) else math.prod(spec.map_shape)
-    values = sum(h * w for h, w in block.extents) if block.extents is not None else len(block) * each
-    size = values * 4 * 4 // 3  # float32 as base64; a PNG is smaller
-    if size > most:
-        raise TooLarge(
-            f"The maps of {len(block)} samples make an answer of {size} bytes, more than the {most} of "
-            "VAEGIS_MAX_ANSWER_BYTES. Send fewer samples at a time, or leave maps out."
-        )
+from vaegis.models.spec import SeriesSpec
+from vaegis.service.serving.controls import Maps
+from vaegis.service.serving.served import Served
 
 
 def render(served: Served, verdicts: Verdicts, maps: Maps) -> bytes:

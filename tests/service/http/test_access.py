@@ -18,7 +18,7 @@ from http_server import JSON, OCTETS, bearer, serving, until
 from vaegis.models.errors import Refusal
 from vaegis.service.errors import TooMany
 from vaegis.service.http.rates import Rates, SharedBuckets
-from vaegis.service.processes.tls import certificate
+from vaegis.service.processes.tls import context_of
 from vaegis.service.settings import Settings
 from vaegis.service.store.keys import SCOPES, Keys
 from vaegis.service.store.registry import Registry
@@ -227,12 +227,12 @@ def pairs(tmp_path_factory):
 def test_certificates_that_cannot_be_used(pairs, cert, key, words):
     given = {"tls_cert": str(pairs / cert) if cert else "", "tls_key": str(pairs / key) if key else ""}
     with pytest.raises(Refusal) as refusal:
-        certificate(Settings(home=pairs, **given))
+        context_of(Settings(home=pairs, **given))
     assert all(word in str(refusal.value) for word in words), refusal.value
 
 
 def test_https(settings, pairs, tmp_path):
-    assert certificate(settings) is None
+    assert context_of(settings) is None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

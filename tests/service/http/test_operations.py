@@ -88,8 +88,8 @@ def test_unexpected_failures_show_no_trace(settings):
         raise RuntimeError("secret /etc/passwd")
 
     app = create_app(settings)
-    app.add_api_route("/fail", fail)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+    app.api.add_api_route("/fail", fail)
+    server = uvicorn.Server(uvicorn.Config(app.asgi, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
     until(lambda: server.started)

@@ -69,8 +69,8 @@ def scores(results):
 
 def test_what_comes_while_a_call_runs_shares_the_next(held):
     async def run():
-        batcher, sizes = Batcher(held, Pace(4, 0, 4), 1), []
-        batcher.ran = sizes.append
+        sizes = []
+        batcher = Batcher(held, Pace(4, 0, 4), 1, sizes.append)
         first = asyncio.ensure_future(batcher.find(images(101), False))
         await called(held, 1)
         rest = [asyncio.ensure_future(batcher.find(images(102 + i), False)) for i in range(3)]
@@ -168,8 +168,8 @@ def test_where_all_are_at_work_a_thread_is_handed_one_whole_batch_ahead(held):
 
 def test_who_gave_up_while_a_batch_lay_with_a_thread_is_not_run(held):
     async def run():
-        batcher, sizes = Batcher(held, Pace(2, 0, 2), 1), []
-        batcher.ran = sizes.append
+        sizes = []
+        batcher = Batcher(held, Pace(2, 0, 2), 1, sizes.append)
         asked = [asyncio.ensure_future(batcher.find(images(v), False)) for v in (1, 2, 3, 4)]
         await called(held, 1)
         await turns()

@@ -2,15 +2,13 @@ import threading
 from collections import Counter
 
 import pytest
+from live_models import live_models
 
 from toy_bundles import IMAGE, toy_bundle
 from vaegis.models.errors import NotFound, Refusal
 from vaegis.service.errors import TooBig, Unloaded
-from vaegis.service.serving.live import Live
 from vaegis.service.store.registry import Registry
 from vaegis.service.store.servings import Servings
-
-MUCH = 2**40
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ class Clock:
 
 
 def test_those_who_ask_at_once_get_the_same_opening(registry):
-    live = Live(registry, "cpu", 1, MUCH)
+    live = live_models(registry)
     found, together = [], threading.Barrier(8)
 
     def ask():
@@ -50,7 +48,7 @@ def test_those_who_ask_at_once_get_the_same_opening(registry):
 
 def test_an_address_is_believed_for_a_second(registry):
     clock = Clock()
-    live = Live(registry, "cpu", 1, MUCH, clock)
+    live = live_models(registry, clock=clock)
     assert live.peek("image") is None
     assert live.get("image").resolved.version == 1
     registry.promote("image", 2)
@@ -65,7 +63,7 @@ def test_an_address_is_believed_for_a_second(registry):
 
 def test_a_look_moves_addresses_to_versions_that_are_open(registry):
     """What is promoted elsewhere is opened before anybody is answered by it: nobody waits."""
-    live = Live(registry, "cpu", 1, MUCH)
+    live = live_models(registry)
     began_with = live.get("image")
     registry.promote("image", 2)
     assert live.peek("image") is began_with
@@ -77,7 +75,7 @@ def test_a_look_moves_addresses_to_versions_that_are_open(registry):
 
 
 def test_a_champion_that_cannot_be_opened_leaves_the_one_before_in_service(registry):
-    live = Live(registry, "cpu", 1, MUCH)
+    live = live_models(registry)
     live.start()
     assert live.check() == ()
     path = registry.resolve("image@2").path / "score.onnx"
@@ -95,7 +93,7 @@ def test_a_champion_that_cannot_be_opened_leaves_the_one_before_in_service(regis
 
 def test_versions_are_closed_by_least_recent_use_within_the_budget(registry):
     clock = Clock()
-    live = Live(registry, "cpu", 1, 3000, clock)
+    live = live_models(registry, 3000, clock)
     sizes = {n: 2 * (registry.resolve(n).path / "score.onnx").stat().st_size for n in ("image", "series", "vector")}
     assert sum(sizes.values()) > 3000 > sizes["image"] + sizes["vector"]  # what the files say; growth may add to it
     for address in ("image", "series", "image", "vector"):
@@ -110,7 +108,7 @@ def test_versions_are_closed_by_least_recent_use_within_the_budget(registry):
 
 def test_champions_beyond_the_budget_wait_to_be_asked_for(registry):
     sizes = [2 * (registry.resolve(n).path / "score.onnx").stat().st_size for n in ("image", "series", "vector")]
-    live = Live(registry, "cpu", 1, max(sizes))
+    live = live_models(registry, max(sizes))
     live.start()
     assert len(live.served()) == 1 and live.check() == ()
     assert live.get("vector").resolved.name == live.get("vector@1").resolved.name == "vector"
@@ -118,11 +116,11 @@ def test_champions_beyond_the_budget_wait_to_be_asked_for(registry):
 
 
 def test_a_version_beyond_the_whole_budget_is_refused(registry):
-    live = Live(registry, "cpu", 1, 100)
+    live = live_models(registry, 100)
     with pytest.raises(TooBig, match="Version 1 of image needs about 1 MiB.*VAEGIS_MODEL_BYTES") as error:
         live.get("image")
     assert error.value.status == 507 and live.served() == ()
-    live = Live(registry, "cpu", 1, 100)
+    live = live_models(registry, 100)
     live.start()
     with pytest.raises(Refusal, match="cannot be served.*VAEGIS_MODEL_BYTES"):
         live.check()
@@ -131,7 +129,7 @@ def test_a_version_beyond_the_whole_budget_is_refused(registry):
 def test_a_bundle_that_has_gone_is_named_without_its_path(registry, tmp_path):
     path = registry.resolve("series").path
     path.rename(tmp_path / "elsewhere")
-    live = Live(registry, "cpu", 1, MUCH)
+    live = live_models(registry)
     with pytest.raises(Refusal, match="series version 1") as error:
         live.get("series")
     assert error.value.status == 500 and str(tmp_path) not in str(error.value)
@@ -146,7 +144,7 @@ def test_a_bundle_that_has_gone_is_named_without_its_path(registry, tmp_path):
 
 
 def test_an_unloaded_model_answers_nothing_until_it_is_loaded(registry):
-    live, other = Live(registry, "cpu", 1, MUCH), Live(registry, "cpu", 1, MUCH)
+    live, other = live_models(registry), live_models(registry)
     live.get("image"), live.get("image@2"), other.get("image"), live.get("vector")
     live.unload("image")
     for asked in (live, other):
@@ -166,7 +164,7 @@ def test_an_unloaded_model_answers_nothing_until_it_is_loaded(registry):
 
 
 def test_load_and_unload_at_once_end_as_the_store_says(registry, servings):
-    live = Live(registry, "cpu", 1, MUCH)
+    live = live_models(registry)
     failures = []
 
     def turn(loaded):
@@ -192,7 +190,7 @@ def test_load_and_unload_at_once_end_as_the_store_says(registry, servings):
 
 
 def test_a_canary_answers_its_share_of_the_champions_requests(registry, servings):
-    live = Live(registry, "cpu", 1, MUCH)
+    live = live_models(registry)
     servings.canary("image", 2, 0.25, "ann")
     keys = [f"request-{i}" for i in range(2000)]
     sides = {k: live.get("image", k).resolved.version for k in keys}
@@ -203,7 +201,7 @@ def test_a_canary_answers_its_share_of_the_champions_requests(registry, servings
     assert live.get("image").resolved.version == live.get("image@1", keys[0]).resolved.version == 1
     assert {live.get("image@champion", k).resolved.version for k in keys} == {1, 2}
     # The canary of one process is the canary of all.
-    other = Live(registry, "cpu", 1, MUCH)
+    other = live_models(registry)
     assert all(other.get("image", k).resolved.version == sides[k] for k in keys[:50])
     registry.promote("image", 2)
     live.look(now=True)
@@ -215,7 +213,7 @@ def test_a_canary_answers_its_share_of_the_champions_requests(registry, servings
 
 
 def test_a_canary_that_cannot_be_opened_leaves_all_to_the_champion(registry, servings):
-    live = Live(registry, "cpu", 1, MUCH)
+    live = live_models(registry)
     servings.canary("image", 2, 0.5)
     (registry.resolve("image@2").path / "score.onnx").write_bytes(b"rotten")
     assert {live.get("image", str(k)).resolved.version for k in range(20)} == {1}

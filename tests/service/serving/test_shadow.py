@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from http_server import JSON, serving, until
+from live_models import live_models
 
 from toy_bundles import VECTOR, toy_bundle
 from vaegis.models.blocks import plain
 from vaegis.models.calibration import decide
-from vaegis.service.serving.live import Live
+from vaegis.service.serving.observers import Timing
 from vaegis.service.serving.shadow import Shadows, compare, correlation
 from vaegis.service.store.registry import Registry
 from vaegis.service.store.servings import Servings
 
 PUT = {"Content-Type": JSON}
+SOON = Timing(queue=0.0, inference=0.0)
 
 
 @pytest.fixture
@@ -111,29 +113,29 @@ def test_requests_with_a_threshold_of_their_own_and_those_behind_are_dropped(hom
     class Counting:
         dropped = 0
 
-        def shadowed(self, champion, shadow, outcomes, moments):
+        def count_shadow(self, champion, shadow, outcomes, moments):
             self.dropped += outcomes.get("dropped", 0)
 
     with Registry.open(home) as registry:
-        live = Live(registry, "cpu", 1, 2**40)
+        live = live_models(registry)
         served, rival = live.get("vector"), registry.resolve("vector@2")
         gate, counting = threading.Event(), Counting()
 
         def opening(resolved):
             assert gate.wait(30)
-            return live.opened.open(resolved)
+            return live.opener.open(resolved)
 
-        shadows = Shadows(opening, queue_most=2)
-        shadows.counting = counting
+        shadows = Shadows(opening, counting, queue_most=2)
         block = plain(np.ones((5, 3), np.float32))
         verdicts = served.scorer.verdicts(block, decide(served.scorer.calibration, 0.05))
-        shadows.offer(served, verdicts)
+        shadows.verdicts_given(served, verdicts, SOON)
         assert counting.dropped == 0  # no shadow: nothing to drop
         shadows.assign(served.resolved, rival)
-        shadows.offer(served, replace(verdicts, decision=decide(served.scorer.calibration, None, 100.0)))
+        of_its_own = decide(served.scorer.calibration, None, 100.0)
+        shadows.verdicts_given(served, replace(verdicts, decision=of_its_own), SOON)
         assert counting.dropped == 5
         for _ in range(10):
-            shadows.offer(served, verdicts)
+            shadows.verdicts_given(served, verdicts, SOON)
         # One may be with the thread, two wait; each of the others left its five samples at once.
         assert counting.dropped in (5 + 7 * 5, 5 + 8 * 5)
         gate.set()
@@ -149,7 +151,7 @@ def test_comparison_and_correlation_by_hand():
 
 def test_compare_leaves_out_what_either_could_not_judge(home):
     with Registry.open(home) as registry:
-        live = Live(registry, "cpu", 1, 2**40)
+        live = live_models(registry)
         one, two = live.get("vector").scorer, live.get("vector@2").scorer
         block = plain(np.array([[10.0] * 3, [1e30] * 3], np.float32))
         ours, theirs = (s.verdicts(block, decide(s.calibration, 0.05)) for s in (one, two))
