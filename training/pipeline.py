@@ -32,7 +32,7 @@ from vaegis.models.errors import Conflict, Refusal
 from vaegis.models.families import FAMILIES, Family, conditioned, make
 from vaegis.models.inputs import InputOptions
 from vaegis.models.manifest import Lineage, Manifest, Proof, SplitSizes, Training, installed_versions
-from vaegis.models.scorer import Graph
+from vaegis.models.runtime.graph import Graph
 from vaegis.models.sources import SourceOptions
 from vaegis.training import report
 from vaegis.training.export import Gate, doubled, export, export_score, gate

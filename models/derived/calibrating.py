@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vaegis.models.blocks import Floats, Samples, conditions_of, parts_of, strongest
 from vaegis.models.calibration import ALL, Calibration, calibrate, smallest_alpha
 from vaegis.models.errors import Refusal
-from vaegis.models.scorer import Graph
+from vaegis.models.runtime.graph import Graph
 from vaegis.models.spec import SeriesSpec
 
 LEAST = 20  # clean samples to calibrate on, where a user chooses them

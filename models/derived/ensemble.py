@@ -27,7 +27,7 @@ from vaegis.models.calibration import ALL, Calibration, to_bytes
 from vaegis.models.derived.calibrating import LEAST, calibrate_graph, usable_alpha
 from vaegis.models.errors import Refusal
 from vaegis.models.manifest import Ancestor, Lineage, Manifest, SplitSizes, Training, installed_versions
-from vaegis.models.scorer import Graph
+from vaegis.models.runtime.graph import Graph
 
 NORMAL_RANGE = 1.349  # interquartile range of a standard normal distribution
 

@@ -28,8 +28,8 @@ from vaegis.models.calibration import ALL, Calibration, decide, smallest_alpha, 
 from vaegis.models.derived.calibrating import calibrate_evidence, colour_scale, every, evidence_of
 from vaegis.models.errors import Refusal
 from vaegis.models.manifest import Proof, SplitSizes, installed_versions
+from vaegis.models.runtime.graph import Graph
 from vaegis.models.runtime.sessions import Device
-from vaegis.models.scorer import Graph
 
 RANK, NEAR = 0.995, 0.05
 LEAST = 99  # samples, as a fit keeps for calibration

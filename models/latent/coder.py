@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, STEP
 from vaegis.models.errors import Refusal
 from vaegis.models.inputs import number_of
 from vaegis.models.manifest import Manifest
-from vaegis.models.runtime.sessions import Device, open_session
-from vaegis.models.scorer import BATCH_MOST, BATCH_VALUES
+from vaegis.models.runtime.graph import BATCH_MOST, BATCH_VALUES
+from vaegis.models.runtime.sessions import Device, Session, open_session
 from vaegis.models.spec import InputSpec
 
 Floats = NDArray[np.float32]
@@ -38,7 +37,7 @@ class Coder:
     def __init__(self, bundle: Graphs, device: Device = "auto") -> None:
         self.bundle, self.spec = bundle, bundle.spec
         self._device = device
-        self._open: dict[str, ort.InferenceSession] = {}
+        self._open: dict[str, Session] = {}
         self._batch = max(1, min(BATCH_MOST, BATCH_VALUES // int(np.prod(self.spec.shape))))
 
     def has(self, graph: str) -> bool:
@@ -156,7 +155,7 @@ class Coder:
         assert bool(self.spec.conditions) == (conditions is not None)
         return {} if conditions is None else {"condition": conditions[at : at + self._batch]}
 
-    def _session(self, graph: str) -> ort.InferenceSession:
+    def _session(self, graph: str) -> Session:
         if graph not in self._open:
             self._open[graph] = open_session(self.bundle.read(graph), self._device)[0]
         return self._open[graph]
@@ -167,7 +166,7 @@ def _places(spec: InputSpec) -> int:
     return int(np.prod(spec.shape if spec.kind == "vector" else spec.shape[:-1]))
 
 
-def _shape(session: ort.InferenceSession, name: str) -> tuple[int, ...]:
+def _shape(session: Session, name: str) -> tuple[int, ...]:
     """Of one row of the named input."""
     found = next(i for i in session.get_inputs() if i.name == name)
     return tuple(int(side) for side in found.shape[1:])

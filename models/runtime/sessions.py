@@ -17,6 +17,7 @@ import onnxruntime as ort
 from vaegis.models.errors import Refusal
 
 Device = Literal["auto", "cuda", "cpu"]
+Session = ort.InferenceSession
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 # Identity over one float, opset 13: tells at the start where graphs will run.

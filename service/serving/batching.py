@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaegis.models.blocks import Block
-from vaegis.models.scorer import Found, Pace, Scorer, join
+from vaegis.models.runtime.graph import Pace
+from vaegis.models.scorer import GraphOutput, Scorer, join
 
 
 @dataclass(eq=False, slots=True)
@@ -39,11 +40,11 @@ class Job:
     conditions: NDArray[np.int64] | None
     maps: bool
     bulk: bool
-    done: asyncio.Future[Found]
+    done: asyncio.Future[GraphOutput]
     waiting: float  # `time.perf_counter()` since when
     taken: int = 0  # parts that a batch has been made of
     queued: float = 0.0  # seconds until its first batch ran
-    found: dict[int, Found] = field(default_factory=dict)  # first part -> of it and those that follow
+    found: dict[int, GraphOutput] = field(default_factory=dict)  # first part -> of it and those that follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Batcher:
 
     async def find(
         self, block: Block, maps: bool, bulk: bool = False, seconds: float | None = None
-    ) -> tuple[Found, float]:
+    ) -> tuple[GraphOutput, float]:
         """What the graph says of a block's parts, and the seconds until it was asked.
 
         Cancelling this, or the end of the `seconds` that there are for it, drops what has not run yet.
@@ -160,7 +161,7 @@ class Batcher:
         wanted = [p for p in batch if not p.job.done.done()]  # it may have waited here for the call before
         loop.call_soon_threadsafe(self._done, loop, lane, wanted, self._results(wanted) if wanted else [])
 
-    def _results(self, batch: list[Piece]) -> list[Found | Exception]:
+    def _results(self, batch: list[Piece]) -> list[GraphOutput | Exception]:
         now = time.perf_counter()
         for piece in batch:
             if not piece.start:
@@ -170,7 +171,7 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 - it becomes the answer of the request that caused it
             return [error] if len(batch) == 1 else [self._alone(piece) for piece in batch]
 
-    def _call(self, batch: list[Piece]) -> list[Found]:
+    def _call(self, batch: list[Piece]) -> list[GraphOutput]:
         parts = [p.job.parts[p.start : p.stop] for p in batch]
         given = [p.job.conditions[p.start : p.stop] for p in batch if p.job.conditions is not None]
         maps = any(p.job.maps for p in batch)
@@ -182,14 +183,14 @@ class Batcher:
         ends = np.cumsum([len(p) for p in parts]).tolist()
         return [found.cut(end - p.stop + p.start, end, p.job.maps) for p, end in zip(batch, ends, strict=True)]
 
-    def _alone(self, piece: Piece) -> Found | Exception:
+    def _alone(self, piece: Piece) -> GraphOutput | Exception:
         try:
             return self._call([piece])[0]
         except Exception as error:  # noqa: BLE001 - as above
             return error
 
     def _done(
-        self, loop: asyncio.AbstractEventLoop, lane: Lane, batch: list[Piece], found: list[Found | Exception]
+        self, loop: asyncio.AbstractEventLoop, lane: Lane, batch: list[Piece], found: list[GraphOutput | Exception]
     ) -> None:
         lane.given -= 1
         if not lane.given:
@@ -197,7 +198,7 @@ class Batcher:
         self._dispatch(loop)  # first: the graph need not wait for answers to be written
         self._deliver(batch, found)
 
-    def _deliver(self, batch: list[Piece], found: list[Found | Exception]) -> None:
+    def _deliver(self, batch: list[Piece], found: list[GraphOutput | Exception]) -> None:
         if batch:
             self._on_call(sum(p.stop - p.start for p in batch))
         for piece, one in zip(batch, found, strict=True):

@@ -33,7 +33,7 @@ from vaegis.models.blocks import parts_of
 from vaegis.models.bundle import SCORE
 from vaegis.models.families import FAMILIES, make
 from vaegis.models.families.fusion import Form, Fusion
-from vaegis.models.scorer import Graph
+from vaegis.models.runtime.graph import Graph
 from vaegis.training.defects import made as anomalies
 from vaegis.training.pipeline import run
 

@@ -10,7 +10,8 @@ from vaegis.models.blocks import Block, plain, sample_maps, strongest
 from vaegis.models.bundle import write_bundle
 from vaegis.models.calibration import calibrate, decide, to_bytes
 from vaegis.models.errors import Refusal
-from vaegis.models.scorer import Graph, Scorer
+from vaegis.models.runtime.graph import Graph
+from vaegis.models.scorer import Scorer
 from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 
 TILES = ImageSpec(height=2, width=2, channels=1, tile=True, overlap=1)

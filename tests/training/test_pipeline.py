@@ -14,7 +14,8 @@ from vaegis.models.derived.calibrating import evidence_of
 from vaegis.models.errors import Conflict, Refusal
 from vaegis.models.families import FAMILIES, Evidence
 from vaegis.models.families.vae import VAE
-from vaegis.models.scorer import Graph, Scorer
+from vaegis.models.runtime.graph import Graph
+from vaegis.models.scorer import Scorer
 from vaegis.models.sources import SourceOptions, open_source
 from vaegis.training import export
 from vaegis.training.fit import FitOptions

@@ -32,7 +32,8 @@ from vaegis.models.calibration import decide
 from vaegis.models.errors import Conflict, Refusal
 from vaegis.models.families import FAMILIES, make
 from vaegis.models.families.family import keywords
-from vaegis.models.scorer import Graph, Scorer
+from vaegis.models.runtime.graph import Graph
+from vaegis.models.scorer import Scorer
 from vaegis.models.sources import SourceOptions
 from vaegis.models.spec import InputSpec
 from vaegis.training.evaluate import Evaluation, evaluate

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vaegis.models import spec as specs
 from vaegis.models.bundle import DECODER, ENCODER, SCORE, Bundle
-from vaegis.models.scorer import Graph
+from vaegis.models.runtime.graph import Graph
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec
 from vaegis.training.comparison.families import Entry, Examples, Figures
 from vaegis.training.report import charts, panels

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from vaegis.models.blocks import conditions_of, parts_of, strongest
 from vaegis.models.bundle import DECODER, ENCODER, SCORE
 from vaegis.models.calibration import ALL
+from vaegis.models.runtime.graph import Graph
 from vaegis.models.runtime.sessions import open_session
-from vaegis.models.scorer import Graph
 from vaegis.models.spec import SeriesSpec
 from vaegis.training.report.facts import Facts
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vaegis.models.blocks import conditions_of, parts_of
 from vaegis.models.bundle import SCORE
-from vaegis.models.scorer import Graph
+from vaegis.models.runtime.graph import Graph
 from vaegis.models.spec import ImageSpec
 from vaegis.training.defects import DEFECTS, made
 from vaegis.training.report import charts, panels

@@ -12,7 +12,7 @@ from size_limit import size_limit
 from toy_data import SERIES, pump, write_csv
 from vaegis.models.bundle import open_bundle
 from vaegis.models.outputs.colours import to_png
-from vaegis.models.scorer import Graph
+from vaegis.models.runtime.graph import Graph
 
 TERMS = ["reconstruction_error", "negative_elbo", "kl", "latent_distance"]
 

@@ -15,7 +15,8 @@ from starlette.requests import ClientDisconnect
 
 from toy_bundles import toy_bundle
 from vaegis.models.blocks import plain
-from vaegis.models.scorer import Pace, Scorer
+from vaegis.models.runtime.graph import Pace
+from vaegis.models.scorer import Scorer
 from vaegis.service.errors import Full
 from vaegis.service.http.hot import attended
 from vaegis.service.serving.admission import Admission

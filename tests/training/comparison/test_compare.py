@@ -74,7 +74,7 @@ def test_figures_are_those_of_the_bundles(compared, sources):
 
 
 def through(bundle, x):
-    from vaegis.models.scorer import Graph
+    from vaegis.models.runtime.graph import Graph
 
     return Graph(bundle.read("score.onnx"), bundle.spec, "cpu").run(x)["score"]
 
