@@ -125,10 +125,10 @@ def sample_maps(block: Block, maps: NDArray[np.float32]) -> list[NDArray[np.floa
     n, width = len(block), maps.shape[1]
     total = np.zeros((n, maps.shape[2]), np.float64)
     cover = np.zeros(n)
-    for top, one in zip(block.place[:, 0].tolist(), maps, strict=True):
+    for top, window in zip(block.place[:, 0].tolist(), maps, strict=True):
         low, high = max(top, 0), min(top + width, n)
         if low < high:
-            total[low:high] += one[low - top : high - top]
+            total[low:high] += window[low - top : high - top]
             cover[low:high] += 1
     rows = (total / np.maximum(cover, 1)[:, None]).astype(np.float32)
     return [rows[i] if block.count[i] and cover[i] else None for i in range(n)]

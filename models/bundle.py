@@ -57,8 +57,8 @@ class Bundle:
             Damaged: its bytes are not those that were written.
         """
         if name not in self.manifest.files:
-            held = ", ".join(sorted(n for n in self.manifest.files if n.endswith(".onnx")))
-            raise NotFound(f"The bundle of family {self.manifest.family} holds no {name}; its graphs are {held}.")
+            graphs = ", ".join(sorted(n for n in self.manifest.files if n.endswith(".onnx")))
+            raise NotFound(f"The bundle of family {self.manifest.family} holds no {name}; its graphs are {graphs}.")
         return _verified(self.path, name, self.manifest.files[name])
 
     @cached_property

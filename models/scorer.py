@@ -119,8 +119,8 @@ class Scorer:
         return self._gather(block, self.find(block.parts, maps, block.conditions))
 
     def verdicts(self, block: Block, decision: Decision, maps: bool = False) -> Verdicts:
-        """Verdicts on a block's samples; see `judged`."""
-        return self.judged(block, decision, self.find(block.parts, maps, block.conditions))
+        """Verdicts on a block's samples; see `judge`."""
+        return self.judge(block, decision, self.find(block.parts, maps, block.conditions))
 
     def find(self, parts: NDArray[Any], maps: bool = False, conditions: NDArray[np.int64] | None = None) -> GraphOutput:
         """Runs the graph over (m, *spec.shape) parts and looks their evidence up in the calibration."""
@@ -139,7 +139,7 @@ class Scorer:
         beyond = score > tail.start
         return np.where(beyond, tail.p(score), p_values) if beyond.any() else p_values
 
-    def judged(self, block: Block, decision: Decision, output: GraphOutput) -> Verdicts:
+    def judge(self, block: Block, decision: Decision, output: GraphOutput) -> Verdicts:
         """Verdicts on a block's samples from what the graph says of its parts.
 
         Where the block names calibration groups and the decision none, each sample is held against its own group's

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from vaegis.models.inputs.options import Limits
-from vaegis.models.runtime.sessions import Cuda, placed
+from vaegis.models.runtime.sessions import Cuda, device_in_use
 from vaegis.service import tracing
 from vaegis.service.decoding.pool import Decoders
 from vaegis.service.http.access import Gate, is_loopback
@@ -78,7 +78,7 @@ def create_app(settings: Settings, worker: int = 0) -> Application:
 
 def _service(settings: Settings, registry: Registry, release: str, worker: int) -> Service:
     """Everything behind the routes, from the inside outwards."""
-    device, versions = placed(settings.device), OpenVersions()
+    device, versions = device_in_use(settings.device), OpenVersions()
     metrics = Metrics(versions, device, release, worker)
     opener = Opener(
         versions,

@@ -28,7 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from vaegis.models.runtime.sessions import Placed
+from vaegis.models.runtime.sessions import DeviceInUse
 from vaegis.models.scorer import ANOMALOUS, OK, UNJUDGED, Verdicts
 from vaegis.service.serving.observers import Timing
 from vaegis.service.serving.served import OpenVersions, Served
@@ -88,7 +88,7 @@ Scored = tuple[Served, list[str], NDArray[np.float64], NDArray[np.float64]]  # s
 class Metrics(Collector):
     """The metrics of one service; each app has its own registry. An observer of verdicts."""
 
-    def __init__(self, versions: OpenVersions, placed: Placed, release: str, worker: int = 0) -> None:
+    def __init__(self, versions: OpenVersions, placed: DeviceInUse, release: str, worker: int = 0) -> None:
         """
         Args:
             versions: those that this process has open, now and later.
@@ -311,7 +311,7 @@ class Metrics(Collector):
             [*pair, "moment"],
         )
 
-    def _set_constants(self, placed: Placed, release: str, worker: int) -> None:
+    def _set_constants(self, placed: DeviceInUse, release: str, worker: int) -> None:
         """What stays so as long as the process runs."""
         labels = {"version": release, "python": platform.python_version()}
         build = self._gauge("vaegis_build_info", "Always 1; the labels tell the version.", list(labels))

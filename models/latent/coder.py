@@ -72,26 +72,26 @@ class Coder:
         self.need(ENCODER, "encode")
         session = self._session(ENCODER)
         masked = "mask" in {i.name for i in session.get_inputs()}
-        found = []
+        batches = []
         for i in range(0, max(len(parts), 1), self._batch):
             some = np.ascontiguousarray(parts[i : i + self._batch])
             feed: dict[str, NDArray[Any]] = {"input": some}
             if masked:
-                seen = ~np.isnan(some)
-                feed = {"input": np.where(seen, some, np.float32(0)), "mask": seen.astype(np.float32)}
-            found.append(session.run(["mean", "log_variance"], feed | self._told(conditions, i)))
-        return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+                observed = ~np.isnan(some)
+                feed = {"input": np.where(observed, some, np.float32(0)), "mask": observed.astype(np.float32)}
+            batches.append(session.run(["mean", "log_variance"], feed | self._condition(conditions, i)))
+        return np.concatenate([f[0] for f in batches]), np.concatenate([f[1] for f in batches])
 
     def decode(self, latents: NDArray[Any], conditions: Ints | None = None) -> Floats:
         """Reconstructions of (m, L) latents in raw units, (m, *shape)."""
         self.need(DECODER, "turn latents into samples")
         session = self._session(DECODER)
         z = np.asarray(latents, np.float32)
-        found = []
+        batches = []
         for i in range(0, max(len(z), 1), self._batch):
             feed: dict[str, NDArray[Any]] = {"latent": z[i : i + self._batch]}
-            found.append(session.run(["reconstruction"], feed | self._told(conditions, i))[0])
-        return np.concatenate(found)
+            batches.append(session.run(["reconstruction"], feed | self._condition(conditions, i))[0])
+        return np.concatenate(batches)
 
     def generate(self, n: int, seed: int, condition: int | None = None, steps: int | None = None) -> Floats:
         """New samples in raw units, (n, *shape): the sampler's, else the decoder's of latents from N(0, I), else what
@@ -105,30 +105,30 @@ class Coder:
             Refusal: the model has none of the three, or its number of steps is not known.
         """
         rng = np.random.default_rng(seed)
-        told = np.full(n, condition, np.int64) if condition is not None else None
+        conditions = np.full(n, condition, np.int64) if condition is not None else None
         # A model that has both says by its sampler that its latents do not come from N(0, I).
         if self.has(SAMPLER):
-            return self._sampled(rng, n, told)
+            return self._sample(rng, n, conditions)
         if self.has(DECODER):
             size = int(self._session(DECODER).get_inputs()[0].shape[-1])
-            return self.decode(rng.standard_normal((n, size), np.float32), told)
+            return self.decode(rng.standard_normal((n, size), np.float32), conditions)
         if self.has(STEP):
-            return self._stepped(rng, n, told, steps)
+            return self._step(rng, n, conditions, steps)
         raise Refusal(
             f"A model of family {self.bundle.manifest.family} has neither decoder nor sampler, so it cannot generate; "
             "fit one of a family that can (docs/models.md)."
         )
 
-    def _sampled(self, rng: np.random.Generator, n: int, told: Ints | None) -> Floats:
+    def _sample(self, rng: np.random.Generator, n: int, conditions: Ints | None) -> Floats:
         session = self._session(SAMPLER)
         shape = _shape(session, "noise")
-        found = []
+        batches = []
         for i in range(0, n, self._batch):
             noise = rng.standard_normal((min(self._batch, n - i), *shape), np.float32)
-            found.append(session.run(["sample"], {"noise": noise} | self._told(told, i))[0])
-        return np.concatenate(found)
+            batches.append(session.run(["sample"], {"noise": noise} | self._condition(conditions, i))[0])
+        return np.concatenate(batches)
 
-    def _stepped(self, rng: np.random.Generator, n: int, told: Ints | None, steps: int | None) -> Floats:
+    def _step(self, rng: np.random.Generator, n: int, conditions: Ints | None, steps: int | None) -> Floats:
         """From noise at time T to a sample, by T steps that count down to 1."""
         # What draws one place after the other needs as many steps as there are places.
         total = steps or self.bundle.manifest.arguments.get("steps", _places(self.spec))
@@ -136,7 +136,7 @@ class Coder:
             raise Refusal("The model generates step by step and does not say in how many; give --steps.")
         session = self._session(STEP)
         shape = _shape(session, "sample")
-        found = []
+        batches = []
         for i in range(0, n, self._batch):
             count = min(self._batch, n - i)
             x = rng.standard_normal((count, *shape), np.float32)
@@ -146,12 +146,12 @@ class Coder:
                     "time": np.full(count, time, np.int64),
                     "noise": rng.standard_normal((count, *shape), np.float32),
                 }
-                x = session.run(["next"], feed | self._told(told, i))[0]
-            found.append(x)
-        made = np.concatenate(found)
-        return made.reshape(n, *self.spec.shape) if made.size == n * int(np.prod(self.spec.shape)) else made
+                x = session.run(["next"], feed | self._condition(conditions, i))[0]
+            batches.append(x)
+        samples = np.concatenate(batches)
+        return samples.reshape(n, *self.spec.shape) if samples.size == n * int(np.prod(self.spec.shape)) else samples
 
-    def _told(self, conditions: Ints | None, at: int) -> dict[str, NDArray[Any]]:
+    def _condition(self, conditions: Ints | None, at: int) -> dict[str, NDArray[Any]]:
         assert bool(self.spec.conditions) == (conditions is not None)
         return {} if conditions is None else {"condition": conditions[at : at + self._batch]}
 
@@ -168,11 +168,11 @@ def _places(spec: InputSpec) -> int:
 
 def _shape(session: Session, name: str) -> tuple[int, ...]:
     """Of one row of the named input."""
-    found = next(i for i in session.get_inputs() if i.name == name)
-    return tuple(int(side) for side in found.shape[1:])
+    described = next(i for i in session.get_inputs() if i.name == name)
+    return tuple(int(side) for side in described.shape[1:])
 
 
-def told_of(spec: InputSpec, condition: str | None, n: int) -> Ints | None:
+def condition_for_all(spec: InputSpec, condition: str | None, n: int) -> Ints | None:
     """(n,) the number of one condition for all, None for a model without conditions.
 
     Raises:

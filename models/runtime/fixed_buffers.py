@@ -46,7 +46,7 @@ class _Slot:
     options: ort.RunOptions
 
 
-class Bound:
+class FixedBuffers:
     """Runs a session through fixed buffers. Safe between threads; calls wait for each other."""
 
     def __init__(self, session: ort.InferenceSession, device: str, replay: bool = False) -> None:
@@ -76,20 +76,20 @@ class Bound:
         """Whether what comes out follows what goes in, twice the same: a recording that does not is of no use."""
         rng = np.random.default_rng(0)
         names = ["score"]
-        one, other = (
+        feeds = [
             {
                 n: (rng.random((1, *(tail if n == "input" else t))) * (100 if n == "input" else 1)).astype(d)
                 for n, (d, t) in self._inputs.items()
             }
             for _ in range(2)
-        )
-        first, second, third = (self.run(names, feed)[0] for feed in (one, other, one))
+        ]
+        first, second, third = (self.run(names, feed)[0] for feed in (*feeds, feeds[0]))
         return bool(np.array_equal(first, third) and not np.array_equal(first, second))
 
     def _slot(self, size: int, names: tuple[str, ...]) -> _Slot:
-        found = self._slots.get((size, names))
-        if found is not None:
-            return found
+        known = self._slots.get((size, names))
+        if known is not None:
+            return known
         host = {n: np.zeros((size, *tail), dtype) for n, (dtype, tail) in self._inputs.items()}
         if self._device == "cuda":
             for array in host.values():
@@ -107,8 +107,8 @@ class Bound:
         options = ort.RunOptions()
         if self._replay:
             options.add_run_config_entry("gpu_graph_id", str(len(self._slots) + 1))
-        made = self._slots[(size, names)] = _Slot(host, inputs, outputs, binding, options)
-        return made
+        slot = self._slots[(size, names)] = _Slot(host, inputs, outputs, binding, options)
+        return slot
 
 
 def open_graph(
@@ -127,16 +127,16 @@ def open_graph(
             session, got = open_session(raw, device, threads, spin, cuda)
             if got == "cpu":
                 return session, got, session.run
-            bound = Bound(session, got, replay=True)
-            if bound.follows(shape):
-                return session, got, bound.run
+            buffers = FixedBuffers(session, got, replay=True)
+            if buffers.follows(shape):
+                return session, got, buffers.run
             log.warning("CUDA graphs are left out: what they give does not follow their input")
         except Refusal:
             raise
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no class that it makes public
             log.info("CUDA graphs are left out, as this model allows none: %s", str(error).splitlines()[0][:200])
     session, got = open_session(raw, device, threads, spin, replace(cuda, graphs=False))
-    return session, got, Bound(session, got).run if got == "cuda" else session.run
+    return session, got, FixedBuffers(session, got).run if got == "cuda" else session.run
 
 
 def _pin(array: NDArray[Any]) -> None:

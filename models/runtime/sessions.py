@@ -20,7 +20,7 @@ Device = Literal["auto", "cuda", "cpu"]
 Session = ort.InferenceSession
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
-# Identity over one float, opset 13: tells at the start where graphs will run.
+# Identity over one float, opset 13: shows at the start where graphs will run.
 PROBE = bytes.fromhex(
     "080812003a3b0a100a017812017922084964656e74697479120570726f62655a0f0a0178120a0a08080112040a020801620f"
     "0a0179120a0a08080112040a02080142040a00100d"
@@ -30,7 +30,7 @@ log = logging.getLogger("vaegis.scorer")
 
 
 @dataclass(frozen=True)
-class Placed:
+class DeviceInUse:
     """Where graphs run."""
 
     wanted: Device
@@ -46,14 +46,14 @@ class Cuda:
     tensorrt: Path | None = None  # folder that keeps TensorRT's engines; None = no TensorRT
 
 
-def placed(device: Device) -> Placed:
+def device_in_use(device: Device) -> DeviceInUse:
     """Where graphs of this process will run, tried with the smallest one.
 
     Raises:
         Refusal: `cuda` was asked for and cannot be had.
     """
     _, got = open_session(PROBE, device, 1)
-    return Placed(device, got, _fallback(has_gpu()) if device == "auto" and got == "cpu" else None)
+    return DeviceInUse(device, got, _fallback(has_gpu()) if device == "auto" and got == "cpu" else None)
 
 
 def open_session(
@@ -79,14 +79,14 @@ def open_session(
         wanted = [*_providers(cuda or Cuda()), CPU]
         options.use_deterministic_compute = True
     session = ort.InferenceSession(raw, options, providers=wanted)
-    held = session.get_providers()
-    got = "cuda" if CUDA in held else "cpu"
+    providers = session.get_providers()
+    got = "cuda" if CUDA in providers else "cpu"
     if device == "cuda" and got != "cuda":
         raise Refusal(
             "Device cuda was asked for, but onnxruntime has no working CUDA provider here (it needs a GPU, CUDA 13 "
             "and cuDNN 9). Install them or ask for device cpu."
         )
-    if cuda is not None and cuda.tensorrt is not None and got == "cuda" and TENSORRT not in held:
+    if cuda is not None and cuda.tensorrt is not None and got == "cuda" and TENSORRT not in providers:
         raise Refusal(
             "TensorRT was asked for, but onnxruntime has no working TensorRT provider here. Install TensorRT 10 or "
             "leave VAEGIS_TENSORRT off."
@@ -109,13 +109,13 @@ def _providers(cuda: Cuda) -> list[Any]:
     # Scores are compared with a calibration made in whole single precision, and repeat bit for bit: no TF32, and no
     # search for the fastest convolution, which may end differently each time.
     exact = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-    found: list[Any] = [(CUDA, {"enable_cuda_graph": "1" if cuda.graphs else "0", **exact})]
+    providers: list[Any] = [(CUDA, {"enable_cuda_graph": "1" if cuda.graphs else "0", **exact})]
     if cuda.tensorrt is not None:
         cuda.tensorrt.mkdir(parents=True, exist_ok=True)
         cache = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cuda.tensorrt)}
         timing = {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(cuda.tensorrt)}
-        found.insert(0, (TENSORRT, {**cache, **timing, "trt_cuda_graph_enable": "1" if cuda.graphs else "0"}))
-    return found
+        providers.insert(0, (TENSORRT, {**cache, **timing, "trt_cuda_graph_enable": "1" if cuda.graphs else "0"}))
+    return providers
 
 
 def has_gpu() -> bool:

@@ -179,7 +179,7 @@ class Judging:
             found, queue = await served.batcher.find(block, maps, bulk, None if deadline is None else left)
         except TimeoutError as error:
             raise Late from error
-        verdicts = served.scorer.judged(block, decision, found)
+        verdicts = served.scorer.judge(block, decision, found)
         seconds = time.perf_counter() - began
         record("queue", seconds, seconds - queue)
         record("infer", seconds - queue, 0.0)

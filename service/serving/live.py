@@ -17,7 +17,7 @@ from hashlib import blake2b
 import structlog
 
 from vaegis.models.errors import NotFound, Refusal
-from vaegis.models.runtime.sessions import Placed
+from vaegis.models.runtime.sessions import DeviceInUse
 from vaegis.service.errors import NotReady, Unloaded
 from vaegis.service.serving.open_versions import Opener
 from vaegis.service.serving.served import OpenVersions, Served
@@ -40,7 +40,7 @@ class Live:
         versions: OpenVersions,
         opener: Opener,
         shadows: Shadows,
-        placed: Placed,
+        placed: DeviceInUse,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """

@@ -35,11 +35,11 @@ def generate(
     import numpy as np
 
     from vaegis.models.latent import as_raw
-    from vaegis.models.latent.coder import told_of
+    from vaegis.models.latent.coder import condition_for_all
     from vaegis.models.outputs.sample_files import SampleFiles
 
     coder = opening.open_coder(model, bundle, device)
-    told = told_of(coder.spec, condition, 1)
+    told = condition_for_all(coder.spec, condition, 1)
     made = coder.generate(n, seed, None if told is None else int(told[0]), steps)
     if made.shape[1:] != coder.spec.shape:
         raise Refusal(f"The model's sampler gives samples of shape {made.shape[1:]}, not {coder.spec.shape}.")

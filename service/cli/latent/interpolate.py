@@ -44,7 +44,7 @@ def interpolate(
     from vaegis.models.bundle import DECODER, ENCODER
     from vaegis.models.latent import as_raw, combine, parse_arith
     from vaegis.models.latent import interpolate as line
-    from vaegis.models.latent.coder import told_of
+    from vaegis.models.latent.coder import condition_for_all
     from vaegis.models.outputs.sample_files import SampleFiles
 
     weights = parse_arith(arith, len(samples)) if arith is not None else None
@@ -53,13 +53,13 @@ def interpolate(
     coder = opening.open_coder(model, bundle, device)
     coder.need(ENCODER, "interpolate")
     coder.need(DECODER, "interpolate")
-    told = told_of(coder.spec, condition, len(samples))
+    told = condition_for_all(coder.spec, condition, len(samples))
     reading = asked.reading()
     parts = np.concatenate([opening.one_part(coder, text, reading) for text in samples])
     latents, _ = coder.encode(parts, told)
     # Of a sum, what it was made of comes first and the sum last.
     path = line(latents[0], latents[1], steps) if weights is None else np.vstack([latents, combine(latents, weights)])
-    made = as_raw(coder.decode(path, told_of(coder.spec, condition, len(path))), coder.spec)
+    made = as_raw(coder.decode(path, condition_for_all(coder.spec, condition, len(path))), coder.spec)
     with SampleFiles(out, coder.spec) as files:
         names = [None] * len(made) if weights is None else [*(chr(65 + i) for i in range(len(samples))), "sum"]
         files.write(made, names, np.arange(len(made), dtype=np.int64))

@@ -6,7 +6,7 @@ import pytest
 from toy_latents import IMAGE, RECIPES, SERIES, VECTOR, axes, bundle_of, coder_graphs, sampler, stepper
 from vaegis.models.errors import Refusal
 from vaegis.models.latent import Coder, combine, impute, interpolate, linear_probe, parse_arith, plane_of, traverse
-from vaegis.models.latent.coder import told_of
+from vaegis.models.latent.coder import condition_for_all
 
 
 @pytest.fixture
@@ -87,11 +87,11 @@ def test_what_a_family_lacks_is_said(coder):
 
 
 def test_one_condition_for_all():
-    assert told_of(VECTOR, None, 3) is None
-    assert told_of(RECIPES, "B", 3).tolist() == [1, 1, 1]
+    assert condition_for_all(VECTOR, None, 3) is None
+    assert condition_for_all(RECIPES, "B", 3).tolist() == [1, 1, 1]
     for spec, condition, words in ((RECIPES, None, "A, B"), (RECIPES, "C", "'C'"), (VECTOR, "A", "without conditions")):
         with pytest.raises(Refusal, match=words):
-            told_of(spec, condition, 1)
+            condition_for_all(spec, condition, 1)
 
 
 def test_imputed_values_are_those_of_the_plane(coder):

@@ -2,7 +2,7 @@
 
 import time
 
-from vaegis.models.runtime.sessions import placed
+from vaegis.models.runtime.sessions import device_in_use
 from vaegis.service.serving.live import Live
 from vaegis.service.serving.open_versions import Opener
 from vaegis.service.serving.served import OpenVersions
@@ -21,4 +21,4 @@ class NoTally:
 def live_models(registry, budget=MUCH, clock=time.monotonic):
     versions = OpenVersions()
     opener = Opener(versions, "cpu", 1, budget, clock)
-    return Live(registry, versions, opener, Shadows(opener.open, NoTally()), placed("cpu"), clock)
+    return Live(registry, versions, opener, Shadows(opener.open, NoTally()), device_in_use("cpu"), clock)

@@ -11,8 +11,8 @@ from toy_bundles import IMAGE, SERIES, graph
 from vaegis.models.errors import Refusal
 from vaegis.models.runtime import fixed_buffers as bounds
 from vaegis.models.runtime import sessions
-from vaegis.models.runtime.fixed_buffers import Bound, open_graph
-from vaegis.models.runtime.sessions import Cuda, has_gpu, open_session, placed
+from vaegis.models.runtime.fixed_buffers import FixedBuffers, open_graph
+from vaegis.models.runtime.sessions import Cuda, device_in_use, has_gpu, open_session
 
 NAMES = ["score", "reconstruction_error", "map"]
 
@@ -27,31 +27,31 @@ def images(n, seed=0):
 
 
 def test_fixed_buffers_give_what_a_plain_session_gives(session):
-    bound = Bound(session, "cpu")
+    buffers = FixedBuffers(session, "cpu")
     for n in (1, 2, 3, 5, 8, 7, 1, 33):  # padded, full, and again after larger ones
         feed = {"input": images(n, n)}
         for names in (NAMES, NAMES[:1]):
-            ours, plain = bound.run(names, feed), session.run(names, feed)
+            ours, plain = buffers.run(names, feed), session.run(names, feed)
             assert [a.shape for a in ours] == [a.shape for a in plain]
             for a, b in zip(ours, plain, strict=True):
                 assert np.array_equal(a, b)
 
 
 def test_what_was_given_stays_when_the_buffers_are_used_again(session):
-    bound = Bound(session, "cpu")
-    first = bound.run(["score"], {"input": images(4, 1)})[0]
+    buffers = FixedBuffers(session, "cpu")
+    first = buffers.run(["score"], {"input": images(4, 1)})[0]
     kept = first.copy()
-    second = bound.run(["score"], {"input": images(4, 2)})[0]
+    second = buffers.run(["score"], {"input": images(4, 2)})[0]
     assert np.array_equal(first, kept) and not np.array_equal(first, second)
 
 
 def test_fixed_buffers_are_safe_between_threads(session):
-    bound, wrong = Bound(session, "cpu"), []
+    buffers, wrong = FixedBuffers(session, "cpu"), []
 
     def ask(seed):
         for i in range(50):
             feed = {"input": images(1 + i % 4, seed * 100 + i)}
-            if not np.array_equal(bound.run(["score"], feed)[0], session.run(["score"], feed)[0]):
+            if not np.array_equal(buffers.run(["score"], feed)[0], session.run(["score"], feed)[0]):
                 wrong.append(seed)
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
@@ -63,16 +63,16 @@ def test_fixed_buffers_are_safe_between_threads(session):
 
 
 def test_a_recording_that_does_not_follow_its_input_is_found_out(session):
-    bound = Bound(session, "cpu")
-    assert bound.follows(IMAGE.shape)
+    buffers = FixedBuffers(session, "cpu")
+    assert buffers.follows(IMAGE.shape)
 
-    class Stuck(Bound):
+    class Stuck(FixedBuffers):
         def run(self, names, feed):
             return [np.zeros(1, np.float32)]
 
     assert not Stuck(session, "cpu").follows(IMAGE.shape)
     series = open_session(graph(SERIES, 0.0), "cpu", 1)[0]
-    assert Bound(series, "cpu").follows(SERIES.shape)
+    assert FixedBuffers(series, "cpu").follows(SERIES.shape)
 
 
 def test_a_graph_that_allows_no_recording_is_run_without(monkeypatch, caplog):
@@ -84,7 +84,7 @@ def test_a_graph_that_allows_no_recording_is_run_without(monkeypatch, caplog):
         return open_session(raw, "cpu", threads, spin)[0], "cuda"
 
     monkeypatch.setattr(bounds, "open_session", opening)
-    monkeypatch.setattr(Bound, "_slot", slot_on_cpu(Bound._slot))
+    monkeypatch.setattr(FixedBuffers, "_slot", slot_on_cpu(FixedBuffers._slot))
     with caplog.at_level(logging.INFO, "vaegis.scorer"):
         session, device, run = open_graph(graph(IMAGE, 100.0), "auto", 1, False, Cuda(graphs=True), IMAGE.shape)
     assert device == "cuda" and "graph capture" in caplog.text
@@ -104,13 +104,13 @@ def slot_on_cpu(slot):
 def test_auto_says_once_why_it_runs_on_the_cpu_and_cuda_refuses(caplog):
     sessions._fallback.cache_clear()
     with caplog.at_level(logging.INFO, "vaegis.scorer"):
-        where = placed("auto")
+        where = device_in_use("auto")
         open_session(graph(IMAGE, 0.0), "auto", 1)
     assert (where.device, where.fallback) == ("cpu", "no GPU is visible")
     assert caplog.text.count("scoring on the CPU") == 1
-    assert placed("cpu").fallback is None
+    assert device_in_use("cpu").fallback is None
     with pytest.raises(Refusal, match="Device cuda was asked for"):
-        placed("cuda")
+        device_in_use("cuda")
 
 
 def test_the_providers_asked_for(tmp_path):
