@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -37,7 +38,11 @@ GROUPS = {
 
 
 def build() -> typer.Typer:
-    """The command with all its subcommands."""
+    """The command with all its subcommands.
+
+    Raises:
+        Refusal: one of them cannot be imported.
+    """
     app = typer.Typer(
         name="vaegis",
         help="Learns what clean product looks like, and says of every image or sensor series how strange it is.",
@@ -49,10 +54,21 @@ def build() -> typer.Typer:
     )
     app.callback()(_root)
     for name, module in COMMANDS.items():
-        app.command(name)(getattr(import_module(f"vaegis.service.cli.{module}"), name))
+        app.command(name)(getattr(_module(module, name), name))
     for name, text in GROUPS.items():
-        app.add_typer(import_module(f"vaegis.service.cli.{name}").app, name=name, help=text, no_args_is_help=True)
+        app.add_typer(_module(name, name).app, name=name, help=text, no_args_is_help=True)
     return app
+
+
+def _module(path: str, command: str) -> ModuleType:
+    """Imports the module of a command. One that is missing is an error: a command must not vanish in silence."""
+    try:
+        return import_module(f"vaegis.service.cli.{path}")
+    except ModuleNotFoundError as error:
+        raise Refusal(
+            f"The command `vaegis {command}` cannot be loaded: {error}. The installation is not whole; install vaegis "
+            "again."
+        ) from error
 
 
 def main() -> None:
