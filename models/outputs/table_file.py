@@ -36,7 +36,7 @@ class TableFile:
         """
         if path.suffix not in forms:
             endings = f"{', '.join(forms[:-1])} or {forms[-1]}"
-            raise Refusal(f"{option} {path.name} ends in {path.suffix or 'nothing'}; name a {endings} file.")
+            raise Refusal(f"{option} {path.name or path} ends in {path.suffix or 'nothing'}; name a {endings} file.")
         if path.is_dir():
             raise Conflict(f"{option} {path} is a folder; name a file.")
         self._path, self._schema, self._named = path, schema, f"{option} {path}"

@@ -48,8 +48,8 @@ def encode(
             file.write(_rows(coder, block, names))
             count += len(block)
             failed += int((block.count == 0).sum())
-    said = f", {failed:,} of them unread" if failed else ""
-    typer.echo(f"{count:,} samples{said}: {size} latent numbers each in {out}")
+    unread = f", {failed:,} of them unread" if failed else ""
+    typer.echo(f"{count:,} samples{unread}: {size} latent numbers each in {out}")
 
 
 def _rows(coder: Coder, block: Block, names: list[str]) -> dict[str, Any]:
@@ -60,11 +60,11 @@ def _rows(coder: Coder, block: Block, names: list[str]) -> dict[str, Any]:
     repeats = np.maximum(block.count, 1)
     sample = np.repeat(np.arange(len(block)), repeats)
     part = np.arange(len(sample)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-    there = block.count[sample] > 0
+    readable = block.count[sample] > 0
     values = np.full((len(sample), len(names)), np.nan, np.float32)
-    if there.any():
-        found = np.concatenate(coder.encode(block.parts, block.conditions), axis=1)
-        values[there] = found[(block.first[sample] + part)[there]]
+    if readable.any():
+        latents = np.concatenate(coder.encode(block.parts, block.conditions), axis=1)
+        values[readable] = latents[(block.first[sample] + part)[readable]]
     stamps = block.timestamps
     return {
         "item": pa.array([block.items[i] for i in sample.tolist()], pa.string()),

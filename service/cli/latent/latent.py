@@ -182,16 +182,13 @@ def _write_pages(folder: Path, coder: Coder, points: Points, units: Sequence[int
     return pages
 
 
-def _units(text: str | None, z: object) -> list[int]:
+def _units(text: str | None, latents: NDArray[np.float32]) -> list[int]:
     """The units to move: those named, or those whose mean varies by more than 0.01 over the samples, most first."""
-    import numpy as np
-
-    latents = np.asarray(z)
     if text is None:
         return []
     if text == "active":
         variance = latents.var(axis=0)
-        return [int(u) for u in np.argsort(-variance, kind="stable") if variance[u] > 0.01][:16]
+        return [int(u) for u in (-variance).argsort(kind="stable") if variance[u] > 0.01][:16]
     try:
         units = [int(part) for part in shared.names(text)]
     except ValueError:
