@@ -16,9 +16,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from vaegis.models.errors import Refusal
+
+Value = TypeVar("Value")
 
 SUFFIX = ".partial"
 _NAME_CHARACTERS = 50  # of the target's name in the hidden one, which must not outgrow what a file system takes
@@ -36,6 +38,25 @@ def writing(what: str, remedy: str = "Name another place or free space.") -> Ite
         yield
     except OSError as error:
         raise Refusal(f"{what} cannot be written: {reason(error)}. {remedy}") from error
+
+
+@contextmanager
+def explain(what: str, output: AbstractContextManager[Value]) -> Iterator[Value]:
+    """Opens and ends `output`, such as `atomic_files(folder)`; errors of the block between stay as they are.
+
+    Raises:
+        Refusal: `output` cannot be opened or ended, said as `writing` does.
+    """
+    with writing(what):
+        value = output.__enter__()
+    try:
+        yield value
+    except BaseException as error:
+        with writing(what):
+            output.__exit__(type(error), error, error.__traceback__)
+        raise
+    with writing(what):
+        output.__exit__(None, None, None)
 
 
 def reason(error: OSError) -> str:

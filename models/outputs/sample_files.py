@@ -6,11 +6,10 @@ An .npz is held in memory until it is whole; pictures and tables are written asi
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,104 +17,121 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vaegis.models.errors import Conflict, Refusal
-from vaegis.models.outputs.atomic import atomic_file, atomic_files, writing
+from vaegis.models.outputs.atomic import atomic_file, atomic_files, explain, writing
 from vaegis.models.outputs.table_file import TableFile
 from vaegis.models.sources.images import SUFFIXES
-from vaegis.models.spec import ImageSpec, InputSpec
+from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec
 
 TABLES = (".parquet", ".csv")
 
 
-class SampleFiles:
-    """Takes samples with something about each; use as a context manager.
-
-    `out` is a folder (images: a PNG each) or a file: .npz for every kind (arrays `x` and those about it), .parquet or
-    .csv for vectors and rows of a series.
-    """
-
-    def __init__(self, out: Path, spec: InputSpec, about: Sequence[str] = ()) -> None:
-        """Checks that `out` can hold such samples.
-
-        Args:
-            about: names of further values of a sample's own shape, such as `difference`: arrays of an .npz, columns
-                `NAME.COLUMN` of a table, folders of pictures.
-
-        Raises:
-            Refusal: a form that the kind cannot take.
-            Conflict: `out` is a folder and the form a file.
-        """
-        self._out, self._spec, self._about = out, spec, tuple(about)
-        self._arrays: dict[str, list[NDArray[Any]]] | None = None
-        self._table: TableFile | None = None
-        self._open = ExitStack()
-        self._aside = out  # where pictures are written until the end
-        self._names: set[str] = set()
-        if out.suffix == ".npz":
-            if out.is_dir():
-                raise Conflict(f"--out {out} is a folder; name a file.")
-            self._arrays = {"x": [], **{name: [] for name in about}}
-        elif isinstance(spec, ImageSpec):
-            if out.suffix in (*TABLES, *SUFFIXES) or (out.exists() and not out.is_dir()):
-                raise Refusal(f"--out {out.name} cannot hold images; name a folder, for a PNG each, or an .npz.")
-            if spec.channels not in (1, 3) or (spec.depth == 16 and spec.channels == 3):
-                raise Refusal(
-                    f"A PNG cannot hold {spec.channels} channels of {spec.depth} bits; name an .npz for --out."
-                )
-        else:
-            columns = [*spec.columns, *(f"{name}.{c}" for name in about for c in spec.columns)]
-            fields = [("item", pa.string()), ("index", pa.int64()), ("timestamp", pa.string())]
-            fields += [(c, pa.float32()) for c in columns] + [("note", pa.string())]
-            self._table = TableFile(out, pa.schema(fields), forms=TABLES)
+class SampleFiles(Protocol):
+    """What samples are written to."""
 
     def write(
         self,
         values: NDArray[Any],
         items: Sequence[str | None],
         index: NDArray[np.int64],
-        stamps: Sequence[Any] | None = None,
+        timestamps: Sequence[Any] | None = None,
         notes: Sequence[str | None] | None = None,
         **about: NDArray[Any],
     ) -> None:
         """Appends samples: (n, H, W, C), (n, T, C) windows, or rows (n, D).
 
         Args:
-            notes: what must be said of a sample.
+            timestamps: (n,) of rows.
+            notes: (n,) what must be said of a sample.
             about: name -> values of the same shape.
 
         Raises:
-            Refusal: the disk is full, or windows for a table.
+            Refusal: the disk is full.
         """
-        if self._arrays is not None:
-            for name, array in {"x": values, **about}.items():
-                self._arrays[name].append(array)
-            return
-        if self._table is None:
-            for i, picture in enumerate(values):
-                name = self._name(items[i], int(index[i]))
-                self._save(self._aside / name, picture)
-                for what in self._about:
-                    self._save(self._aside / what / name, about[what][i])
-            return
-        if values.ndim == 3:
-            span = values.shape[1]
-            items, index = [i for i in items for _ in range(span)], np.repeat(index, span)
-            notes = [n for n in notes for _ in range(span)] if notes is not None else None
-            values, about = (
-                values.reshape(-1, values.shape[2]),
-                {k: v.reshape(-1, v.shape[2]) for k, v in about.items()},
-            )
-        n = len(values)
-        columns: dict[str, Any] = {
-            "item": pa.array(list(items), pa.string()),
-            "index": pa.array(index),
-            "timestamp": pa.array([None if t is None else str(t) for t in stamps or [None] * n], pa.string()),
-            "note": pa.array(list(notes) if notes is not None else [None] * n, pa.string()),
-        }
-        assert not isinstance(self._spec, ImageSpec)
-        for c, name in enumerate(self._spec.columns):
-            columns[name] = pa.array(values[:, c].astype(np.float32), from_pandas=True)
-            columns |= {f"{k}.{name}": pa.array(v[:, c].astype(np.float32), from_pandas=True) for k, v in about.items()}
-        self._table.write(columns)
+        ...
+
+
+@contextmanager
+def sample_files(out: Path, spec: InputSpec, about: Sequence[str] = ()) -> Iterator[SampleFiles]:
+    """Opens what takes samples; the files are there when the block ends, whole, and not at all if it raises.
+
+    Args:
+        out: a folder (images: a PNG each) or a file: .npz for every kind (arrays `x` and those about it), .parquet or
+            .csv for vectors and rows of a series.
+        about: names of further values of a sample's own shape, such as `difference`: arrays of an .npz, columns
+            `NAME.COLUMN` of a table, folders of pictures.
+
+    Raises:
+        Refusal: a form that the kind cannot take; it cannot be written there.
+        Conflict: `out` is a folder and the form a file.
+    """
+    named = f"--out {out}"
+    if out.suffix == ".npz":
+        if out.is_dir():
+            raise Conflict(f"{named} is a folder; name a file.")
+        with writing(named):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        arrays = _Arrays(("x", *about))
+        yield arrays
+        with writing(named), atomic_file(out) as file:
+            np.savez_compressed(file, **cast(Any, arrays.joined()))
+    elif isinstance(spec, ImageSpec):
+        _check_pictures(out, spec)
+        with explain(named, atomic_files(out)) as folder:
+            with writing(named):
+                for name in about:
+                    (folder / name).mkdir()
+            yield _Pictures(folder, named)
+    else:
+        with TableFile(out, _table_schema(spec, about), forms=TABLES) as table:
+            yield _Rows(table, spec)
+
+
+class _Arrays:
+    """Keeps samples for an .npz."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._chunks: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+
+    def write(
+        self,
+        values: NDArray[Any],
+        items: Sequence[str | None],
+        index: NDArray[np.int64],
+        timestamps: Sequence[Any] | None = None,
+        notes: Sequence[str | None] | None = None,
+        **about: NDArray[Any],
+    ) -> None:
+        """Keeps the values; an array has no names, times and notes."""
+        for name, array in {"x": values, **about}.items():
+            self._chunks[name].append(array)
+
+    def joined(self) -> dict[str, NDArray[Any]]:
+        """Every array whole; none where nothing was written."""
+        return {name: np.concatenate(chunks) for name, chunks in self._chunks.items() if chunks}
+
+
+class _Pictures:
+    """Writes a PNG per sample, and one in a folder of its own for each value about it."""
+
+    def __init__(self, folder: Path, named: str) -> None:
+        self._folder, self._named = folder, named
+        self._names: set[str] = set()
+
+    def write(
+        self,
+        values: NDArray[Any],
+        items: Sequence[str | None],
+        index: NDArray[np.int64],
+        timestamps: Sequence[Any] | None = None,
+        notes: Sequence[str | None] | None = None,
+        **about: NDArray[Any],
+    ) -> None:
+        """Writes the pictures; a picture has no notes."""
+        for i, picture in enumerate(values):
+            name = self._name(items[i], int(index[i]))
+            self._save(self._folder / name, picture)
+            for folder, pictures in about.items():
+                self._save(self._folder / folder / name, pictures[i])
 
     def _name(self, item: str | None, index: int) -> str:
         """`part_2.png` of an image file; `test.npz.7.png` of an array; a number where there is no name."""
@@ -128,45 +144,56 @@ class SampleFiles:
         return path.as_posix()
 
     def _save(self, path: Path, picture: NDArray[Any]) -> None:
-        with writing(f"--out {self._out}"):
+        with writing(self._named):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(png(picture))
 
-    def __enter__(self) -> Self:
-        """Opens a file beside `out`, or a folder beside or in it.
 
-        Raises:
-            Refusal: it cannot be written there.
-        """
-        with writing(f"--out {self._out}"), ExitStack() as opening:
-            if self._table is not None:
-                opening.enter_context(self._table)
-            elif self._arrays is not None:
-                self._out.parent.mkdir(parents=True, exist_ok=True)
-            else:
-                self._aside = opening.enter_context(atomic_files(self._out))
-                for name in self._about:
-                    (self._aside / name).mkdir(exist_ok=True)
-            self._open = opening.pop_all()
-        return self
+class _Rows:
+    """Writes a row per vector, time step, or row of a window."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(self, table: TableFile, spec: SeriesSpec | VectorSpec) -> None:
+        self._table, self._spec = table, spec
+
+    def write(
+        self,
+        values: NDArray[Any],
+        items: Sequence[str | None],
+        index: NDArray[np.int64],
+        timestamps: Sequence[Any] | None = None,
+        notes: Sequence[str | None] | None = None,
+        **about: NDArray[Any],
     ) -> None:
-        with writing(f"--out {self._out}"):
-            self._open.__exit__(kind, error, trace)
-        if self._arrays is not None and kind is None:
-            save_npz(self._out, {k: np.concatenate(v) for k, v in self._arrays.items() if v})
+        """Writes the rows; those of a window share its item, index, timestamp and note."""
+        span = values.shape[1] if values.ndim == 3 else 1
+        texts = {
+            "item": items,
+            "timestamp": [None if t is None else str(t) for t in timestamps or [None] * len(values)],
+            "note": notes if notes is not None else [None] * len(values),
+        }
+        columns: dict[str, Any] = {
+            name: pa.array([text for text in column for _ in range(span)], pa.string())
+            for name, column in texts.items()
+        }
+        columns["index"] = pa.array(np.repeat(index, span))
+        for prefix, array in {"": values, **{f"{name}.": a for name, a in about.items()}}.items():
+            rows = array.reshape(-1, array.shape[-1]).astype(np.float32)
+            for c, channel in enumerate(self._spec.columns):
+                columns[prefix + channel] = pa.array(rows[:, c], from_pandas=True)
+        self._table.write(columns)
 
 
-def save_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Writes arrays, whole or not at all.
+def _table_schema(spec: SeriesSpec | VectorSpec, about: Sequence[str]) -> pa.Schema:
+    channels = [*spec.columns, *(f"{name}.{c}" for name in about for c in spec.columns)]
+    fields = [("item", pa.string()), ("index", pa.int64()), ("timestamp", pa.string())]
+    return pa.schema([*fields, *((c, pa.float32()) for c in channels), ("note", pa.string())])
 
-    Raises:
-        Refusal: the disk is full, the folder cannot be written.
-    """
-    with writing(f"--out {path}"), atomic_file(path) as file:
-        np.savez_compressed(file, **cast(Any, dict(arrays)))
+
+def _check_pictures(out: Path, spec: ImageSpec) -> None:
+    if out.suffix in (*TABLES, *SUFFIXES) or (out.exists() and not out.is_dir()):
+        raise Refusal(f"--out {out.name} cannot hold images; name a folder, for a PNG each, or an .npz.")
+    if spec.channels not in (1, 3) or (spec.depth == 16 and spec.channels == 3):
+        raise Refusal(f"A PNG cannot hold {spec.channels} channels of {spec.depth} bits; name an .npz for --out.")
 
 
 def png(picture: NDArray[Any]) -> bytes:

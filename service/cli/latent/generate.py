@@ -36,13 +36,13 @@ def generate(
 
     from vaegis.models.latent import as_raw
     from vaegis.models.latent.coder import condition_for_all
-    from vaegis.models.outputs.sample_files import SampleFiles
+    from vaegis.models.outputs.sample_files import sample_files
 
     coder = opening.open_coder(model, bundle, device)
     told = condition_for_all(coder.spec, condition, 1)
     made = coder.generate(n, seed, None if told is None else int(told[0]), steps)
     if made.shape[1:] != coder.spec.shape:
         raise Refusal(f"The model's sampler gives samples of shape {made.shape[1:]}, not {coder.spec.shape}.")
-    with SampleFiles(out, coder.spec) as files:
+    with sample_files(out, coder.spec) as files:
         files.write(as_raw(made, coder.spec), [None] * n, np.arange(n, dtype=np.int64))
     typer.echo(f"{n:,} samples in {out}")

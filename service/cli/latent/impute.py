@@ -42,7 +42,7 @@ def impute(
     vaegis impute pump.csv --model pump --out whole.parquet
     """
     from vaegis.models.bundle import DECODER, ENCODER
-    from vaegis.models.outputs.sample_files import SampleFiles
+    from vaegis.models.outputs.sample_files import sample_files
 
     reading = asked.reading()
     coder = opening.open_coder(model, bundle, device)
@@ -57,7 +57,7 @@ def impute(
     if getattr(coder.spec, "tile", False):
         raise Refusal("The model cuts images into tiles; impute with one that takes them whole.")
     filled = moving = unread = 0
-    with SampleFiles(out, coder.spec, ("imputed",)) as files:
+    with sample_files(out, coder.spec, ("imputed",)) as files:
         for block in opening.open_blocks(coder, source, reading, gaps=True):
             done = _filled(coder, block, mask)
             if done is None:

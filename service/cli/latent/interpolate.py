@@ -45,7 +45,7 @@ def interpolate(
     from vaegis.models.latent import as_raw, combine, parse_arith
     from vaegis.models.latent import interpolate as line
     from vaegis.models.latent.coder import condition_for_all
-    from vaegis.models.outputs.sample_files import SampleFiles
+    from vaegis.models.outputs.sample_files import sample_files
 
     weights = parse_arith(arith, len(samples)) if arith is not None else None
     if weights is None and len(samples) != 2:
@@ -60,7 +60,7 @@ def interpolate(
     # Of a sum, what it was made of comes first and the sum last.
     path = line(latents[0], latents[1], steps) if weights is None else np.vstack([latents, combine(latents, weights)])
     made = as_raw(coder.decode(path, condition_for_all(coder.spec, condition, len(path))), coder.spec)
-    with SampleFiles(out, coder.spec) as files:
+    with sample_files(out, coder.spec) as files:
         names = [None] * len(made) if weights is None else [*(chr(65 + i) for i in range(len(samples))), "sum"]
         files.write(made, names, np.arange(len(made), dtype=np.int64))
     typer.echo(f"{len(made)} samples in {out}" if weights is None else f"{arith} is the last sample in {out}")

@@ -32,7 +32,7 @@ def purify(
 
     from vaegis.models.bundle import DECODER, ENCODER
     from vaegis.models.latent import as_raw, assembled, stacked
-    from vaegis.models.outputs.sample_files import SampleFiles, signed
+    from vaegis.models.outputs.sample_files import sample_files, signed
     from vaegis.models.spec import ImageSpec
 
     reading = asked.reading()
@@ -45,7 +45,7 @@ def purify(
         raise Refusal(f"--out {out} is SOURCE itself; name another place.")
     stream = opening.open_blocks(coder, source, reading)
     count = unread = 0
-    with SampleFiles(out, spec, ("difference",)) as files:
+    with sample_files(out, spec, ("difference",)) as files:
         for block in stream:
             if not len(block.parts):
                 unread += len(block)

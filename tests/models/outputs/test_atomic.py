@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from vaegis.models.errors import Refusal
-from vaegis.models.outputs.atomic import atomic_file, atomic_files, atomic_folder, write_bytes, writing
+from vaegis.models.outputs.atomic import atomic_file, atomic_files, atomic_folder, explain, write_bytes, writing
 
 
 def test_nothing_is_there_under_its_name_until_it_is_whole(tmp_path):
@@ -83,6 +83,20 @@ def test_many_files_are_synced_too(tmp_path):
         for i in range(100):
             (folder / str(i)).write_text("1")
     assert len(list((tmp_path / "out").iterdir())) == 100
+
+
+def test_only_what_the_output_cannot_do_is_said_of_it(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with (
+        pytest.raises(Refusal, match="^--out x cannot be written: "),
+        explain("--out x", atomic_files(tmp_path / "file/x")),
+    ):
+        raise AssertionError("never opened")
+    with pytest.raises(FileNotFoundError, match="nowhere"), explain("--out x", atomic_files(tmp_path / "x")):
+        (tmp_path / "nowhere").read_bytes()  # a source's error is none of the output
+    with pytest.raises(Refusal, match="^--out x cannot be written: "), explain("--out x", atomic_files(tmp_path / "x")):
+        (tmp_path / "x").write_text("in the way")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "x"]
 
 
 @pytest.mark.parametrize("target", ["file/x", "/proc/vaegis/x"])

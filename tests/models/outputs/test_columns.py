@@ -12,7 +12,7 @@ from toy_bundles import IMAGE, SERIES, VECTOR
 from vaegis.models.errors import Refusal
 from vaegis.models.outputs.event_file import EventFile
 from vaegis.models.outputs.map_files import MapFiles
-from vaegis.models.outputs.sample_files import SampleFiles
+from vaegis.models.outputs.sample_files import sample_files
 from vaegis.models.outputs.score_file import ScoreFile
 
 TERMS = ["score", "reconstruction_error", "negative_elbo"]
@@ -131,7 +131,7 @@ def test_sample_tables(tmp_path, about):
     values = np.ones((3, 3), np.float32)
     given = dict.fromkeys(about, values)
     for form in ("parquet", "csv"):
-        with SampleFiles(tmp_path / f"s.{form}", VECTOR, about) as files:
+        with sample_files(tmp_path / f"s.{form}", VECTOR, about) as files:
             files.write(values, ["a"] * 3, np.arange(3), **given)
     channels = ["a", "b", "c", *(f"{name}.{c}" for name in about for c in "abc")]
     want = {"item": "string", "index": "int64", "timestamp": "string", **dict.fromkeys(channels, "float")}
@@ -142,7 +142,7 @@ def test_sample_tables(tmp_path, about):
 
 def test_sample_arrays(tmp_path):
     values = np.ones((2, 3), np.float32)
-    with SampleFiles(tmp_path / "s.npz", VECTOR, ("difference",)) as files:
+    with sample_files(tmp_path / "s.npz", VECTOR, ("difference",)) as files:
         files.write(values, ["a"] * 2, np.arange(2), difference=values - 1)
         files.write(values, ["b"] * 2, np.arange(2), difference=values - 1)
     with np.load(tmp_path / "s.npz") as arrays:

@@ -17,7 +17,7 @@ from vaegis.models.calibration import decide
 from vaegis.models.outputs.atomic import atomic_file, atomic_files, atomic_folder
 from vaegis.models.outputs.event_file import EventFile
 from vaegis.models.outputs.map_files import MapFiles
-from vaegis.models.outputs.sample_files import SampleFiles
+from vaegis.models.outputs.sample_files import sample_files
 from vaegis.models.outputs.score_file import ScoreFile
 from vaegis.models.scorer import Scorer
 
@@ -65,7 +65,7 @@ def write(kind, target, halfway):
             steps = [lambda n=n: (folder / n).write_bytes(b"new" * 1000) for n in "ab"]
         elif name == "samples":
             spec, values = (IMAGE, images) if kind == "samples" else (SERIES, series)
-            files = stack.enter_context(SampleFiles(target, spec))
+            files = stack.enter_context(sample_files(target, spec))
             names = [[f"{n}{i}" for i in range(len(values))] for n in "ab"]
             steps = [lambda n=n: files.write(values, n, np.arange(len(values))) for n in names]
         else:
