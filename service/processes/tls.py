@@ -14,11 +14,12 @@ class Certificate:
 
     def __init__(self, settings: Settings, context: ssl.SSLContext) -> None:
         """`context`: what `context_of` made of these settings."""
-        self._settings, self._context = settings, context
+        self._settings, self._current = settings, context
+        self.listening = context  # for the server to listen with
+        self.listening.sni_callback = self._present  # called for every handshake, whether it names a server or not
 
-    def present(self, connection: ssl.SSLObject, name: str | None, listening: ssl.SSLContext) -> None:
-        """Gives a handshake the certificate in use; for the `sni_callback` of the context that listens."""
-        connection.context = self._context
+    def _present(self, connection: ssl.SSLObject, name: str | None, listening: ssl.SSLContext) -> None:
+        connection.context = self._current
 
     def renew(self) -> None:
         """Reads the files again.
@@ -28,7 +29,7 @@ class Certificate:
         """
         context = context_of(self._settings)
         if context is not None:
-            self._context = context
+            self._current = context
 
 
 def context_of(settings: Settings) -> ssl.SSLContext | None:

@@ -86,14 +86,10 @@ def server_of(app: Application, settings: Settings, certificate: Certificate | N
         access_log=False,
         server_header=False,
         http=deadlines(settings),  # type: ignore[arg-type]  # called to make a protocol, like its class
-        ssl_certfile=settings.tls_cert or None,
-        ssl_keyfile=settings.tls_key or None,
+        ssl_context_factory=None if certificate is None else lambda config, default: certificate.listening,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
-    config.load()
-    if certificate is not None and config.ssl is not None:
-        config.ssl.sni_callback = certificate.present  # called for every handshake, whether it names a server or not
     return Server(config, app.live)
 
 

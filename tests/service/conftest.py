@@ -1,4 +1,5 @@
 import logging
+import subprocess
 
 import pytest
 import structlog
@@ -58,3 +59,23 @@ def client(fill, tmp_path_factory):
     """A service that tests only ask: none changes its models or keys."""
     with serving(fill(tmp_path_factory.mktemp("home"))) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """Two certificates for localhost with their keys, made by the openssl command; b's key once with a password."""
+    folder = tmp_path_factory.mktemp("tls")
+    for name in ("a", "b"):
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem", "-days", "2",
+             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    subprocess.run(
+        ["openssl", "pkey", "-in", folder / "b.key", "-aes256", "-passout", "pass:x", "-out", folder / "locked.key"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (folder / "none.pem").write_text("no certificate\n")
+    (folder / "torn.pem").write_text((folder / "a.pem").read_text()[:200] + "\n-----END CERTIFICATE-----\n")
+    return folder

@@ -7,8 +7,10 @@ import pytest
 from http_server import serving
 from oip_requests import GOOD, check, infer, m, outputs, tensor
 
+from vaegis.service.http.oip.repository import entries
 from vaegis.service.store.keys import Keys
 from vaegis.service.store.registry import Registry
+from vaegis.service.store.servings import Servings
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,46 @@ def test_the_repository_lists_unloads_and_loads(guarded):
     assert post(client, "models/image/load", admin, b"{}") == (200, {"name": "image", "state": "READY"})
     assert infer(client, "image", m(GOOD), headers=score)[0] == 200
     assert client.get("/v2/models/image/ready", **score)[0] == 200
+
+
+def test_a_model_registered_while_the_index_is_read_breaks_nothing(fill, toys, tmp_path):
+    """Between the two reads another process registers a model: it is listed next time."""
+    settings = fill(tmp_path / "home")
+    with Registry.open(settings) as registry, Registry.open(settings) as other:
+        servings = Servings(registry)
+
+        def models():
+            known = registry.list()
+            other.add("late", toys / "vector")
+            return known
+
+        def states():
+            known = servings.states()
+            other.add("later", toys / "vector")
+            return known
+
+        listing = entries(models, states, set())
+        assert [(e.name, e.version) for e in listing] == [
+            ("image", "1"), ("image", "2"), ("series", "1"), ("vector", "1"),
+        ]  # fmt: skip
+        assert {e.name for e in entries(registry.list, servings.states, set())} >= {"late", "later"}
+
+
+def test_the_index_answers_while_models_are_registered(fill, toys, tmp_path):
+    settings = fill(tmp_path / "home")
+    with serving(settings) as client, Registry.open(settings) as other:
+        statuses, names = [], [f"m{i}" for i in range(20)]
+
+        def ask():
+            while not {f"{names[-1]}"} & {e["name"] for e in post(client, "index", {})[1]}:
+                statuses.append(post(client, "index", {})[0])
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        for name in names:
+            other.add(name, toys / "vector")
+        asking.join(30)
+        assert not asking.is_alive() and set(statuses) <= {200}
 
 
 REPOSITORY = [
