@@ -1,0 +1,112 @@
+"""docs/command-line.md against the command: commands, options, exit codes, columns of files; both ways."""
+
+import ast
+import re
+
+import pytest
+import typer
+from doc_pages import ROOT, headings, named, page, quoted, rows, section
+
+from vaegis.models.outputs import score_file
+from vaegis.service.cli import COMMANDS, GROUPS, build
+
+PAGE = page("command-line.md")
+
+
+def commands():
+    """Every command and subcommand with its click parameters, by what is typed."""
+    root = typer.main.get_command(build())
+    found, left = {}, [(("vaegis",), root)]
+    while left:
+        path, command = left.pop()
+        found[" ".join(path)] = command
+        left += [((*path, n), c) for n, c in getattr(command, "commands", {}).items()]
+    return found
+
+
+COMMAND = commands()
+LEAVES = [name for name, command in COMMAND.items() if not hasattr(command, "commands")]
+
+
+def spellings(command):
+    """Each option of a command as it is typed, `--no-...` forms included."""
+    return [o for p in command.params if p.param_type_name == "option" for o in (*p.opts, *p.secondary_opts)]
+
+
+def test_every_command_is_built():
+    assert {f"vaegis {name}" for name in (*COMMANDS, *GROUPS)} <= set(COMMAND)
+
+
+@pytest.mark.parametrize("name", COMMAND)
+def test_every_option_has_help(name):
+    command = COMMAND[name]
+    assert command.help or command.callback is None
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_command_has_a_section_with_an_example(name):
+    start = PAGE.index(f" {name}\n")
+    end = re.search(r"^#{2,3} ", PAGE[start:], re.M)
+    example = PAGE[start : start + end.start() if end else None]
+    assert re.search(rf"^\$ {name}\b", example, re.M), f"no example of {name}"
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_the_options_of_a_section_are_those_of_its_command(name):
+    documented = named(section(PAGE, name), "option")
+    assert sorted(documented) == sorted([*spellings(COMMAND[name]), *arguments(COMMAND[name])])
+
+
+def arguments(command):
+    return [p.metavar or p.name.upper() for p in command.params if p.param_type_name == "argument"]
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_defaults_are_what_the_command_takes(name):
+    for row in rows(section(PAGE, name), "option"):
+        for parameter in COMMAND[name].params:
+            if f"`{parameter.opts[0]}`" in row[0] and isinstance(parameter.default, (int, float, str)):
+                flag = {"True": "on", "False": "off"}.get(str(parameter.default))
+                assert row[1] == (flag or f"`{parameter.default}`"), f"{name} {parameter.opts[0]}"
+
+
+def test_no_section_is_of_a_command_that_does_not_exist():
+    assert [h for h in headings(PAGE) if h.startswith("vaegis") and h not in COMMAND] == []
+
+
+def test_every_exit_code_is_documented():
+    documented = {int(code) for code in named(section(PAGE, "Exit codes"), "code")}
+    assert documented == {2, 0} | exits()  # 2 is click's own
+
+
+def exits():
+    """The numbers that the command's modules end the process with."""
+    codes = set()
+    for file in (ROOT / "service" / "cli").rglob("*.py"):
+        tree = ast.parse(file.read_text("utf-8"))
+        constants = {
+            target.id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("sys.exit", "typer.Exit"):
+                for given in [n for a in (*node.args, *(k.value for k in node.keywords)) for n in ast.walk(a)]:
+                    value = constants.get(given.id) if isinstance(given, ast.Name) else getattr(given, "value", None)
+                    codes |= {value} if isinstance(value, int) else set()
+    return codes
+
+
+def test_every_column_of_the_score_file_is_documented():
+    columns = score_file.schema(["score"]).names
+    table = rows(section(PAGE, "Score file"), "column")
+    types = {name: row[1] for row in table for name in quoted(row[0])}
+    assert [c for c in types if c != "TERM"] == columns
+    for field in score_file.schema(["score"]):
+        assert types[field.name] == {"string": "text", "int64": "int64", "double": "float64", "bool": "bool"}[
+            str(field.type)
+        ], field.name
