@@ -1,4 +1,7 @@
-"""The layout, and what must be documented: import contracts, options, families, settings and metrics."""
+"""The layout: import contracts, what may be imported where, the README's folders, pinned versions.
+
+That the pages say what the code does is tested in tests/docs/.
+"""
 
 import os
 import re
@@ -7,34 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-import typer
-
-from vaegis.models.families import FAMILIES
-from vaegis.models.families.family import keywords
-from vaegis.service.cli import COMMANDS, GROUPS, build
-from vaegis.service.settings import Settings
-
 ROOT = Path(__file__).parents[1]
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-def documents():
-    return "\n".join(p.read_text("utf-8") for p in DOCS)
-
-
-def commands():
-    """Every command and subcommand with its click parameters."""
-    root = typer.main.get_command(build())
-    found, left = {}, [(("vaegis",), root)]
-    while left:
-        path, command = left.pop()
-        found[" ".join(path)] = command
-        left += [((*path, n), c) for n, c in getattr(command, "commands", {}).items()]
-    return found
-
-
-COMMAND = commands()
 
 
 def test_imports_run_one_way():
@@ -52,7 +28,8 @@ def test_scoring_works_where_torch_cannot_be_imported(fitted, sources, tmp_path)
 import sys
 class Never:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('torch', 'training', 'lightning_fabric', 'sklearn', 'scipy', 'matplotlib'):
+        heavy = ('torch', 'lightning_fabric', 'sklearn', 'scipy', 'matplotlib')
+        if name.split('.')[0] in heavy or name.startswith(('vaegis.training', 'vaegis.models.families')):
             raise ImportError(name + ' must not be imported here')
 sys.meta_path.insert(0, Never())
 sys.argv = ['vaegis', 'score', {str(sources / "vector-test.npz")!r}, '--bundle', {str(made.bundle.path)!r}]
@@ -62,60 +39,6 @@ main()
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "of 40 samples are anomalous" in done.stdout
-
-
-def test_every_command_is_built():
-    assert {f"vaegis {name}" for name in (*COMMANDS, *GROUPS)} <= set(COMMAND)
-
-
-@pytest.mark.parametrize("name", COMMAND)
-def test_every_option_has_help(name):
-    command = COMMAND[name]
-    assert command.help or command.callback is None
-    for parameter in command.params:
-        assert getattr(parameter, "help", None), f"{name} {parameter.name}"
-
-
-@pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_every_family_is_documented_with_its_arguments(name):
-    text = documents()
-    assert re.search(rf"`{name}`|\b{name}\b", (ROOT / "README.md").read_text("utf-8")), "README.md"
-    for argument in keywords(FAMILIES[name]):
-        assert re.search(rf"`{argument}`|--set {argument}=", text), f"argument {argument} of {name}"
-
-
-def test_every_evidence_term_is_documented(fitted):
-    text = documents()
-    for kind in ("image", "vector"):
-        for term in fitted("vae", kind).fitted.family.meaning:
-            assert f"`{term}`" in text, term
-
-
-def test_every_setting_is_documented():
-    text = documents()
-    for name in Settings.model_fields:
-        assert f"VAEGIS_{name.upper()}" in text, name
-
-
-def test_every_metric_is_documented():
-    source = (ROOT / "service" / "metrics.py").read_text("utf-8")
-    names = set(re.findall(r"\"(vaegis_[a-z_]+)\"", source))
-    assert "vaegis_samples_scored_total" in names or "vaegis_samples_scored" in names
-    text = documents()
-    for name in names:
-        assert name in text, name
-
-
-def test_every_decision_has_a_number_of_its_own():
-    numbers = [p.name[:4] for p in (ROOT / "docs" / "decisions").glob("*.md")]
-    assert all(re.fullmatch(r"\d{4}", n) for n in numbers)
-    assert len(set(numbers)) == len(numbers)
-
-
-def test_every_link_between_pages_leads_somewhere():
-    for page in DOCS:
-        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} -> {target}"
 
 
 def test_the_readme_names_every_folder_of_the_source():

@@ -39,7 +39,7 @@ def rows(text, head=None):
     Args:
         head: only of tables whose first column is headed so.
     """
-    found, first = [], None
+    table, first = [], None
     lines = [*text.splitlines(), ""]
     for line, after in zip(lines, lines[1:], strict=False):
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -48,19 +48,19 @@ def rows(text, head=None):
         if _is_rule(after):
             first = cells[0]
         elif head in (None, first):
-            found.append(cells)
-    return found
+            table.append(cells)
+    return table
 
 
 def _is_rule(line):
     return re.fullmatch(r"\|[-:| ]+\|", line) is not None
 
 
-def quoted(text):
+def code_spans(text):
     """What stands in backticks, in order, blocks of code left out."""
     return re.findall(r"`([^`]+)`", prose(text))
 
 
-def named(text, head=None):
+def first_cells(text, head=None):
     """What stands in backticks in the first column of the tables."""
-    return [name for row in rows(text, head) for name in quoted(row[0])]
+    return [name for row in rows(text, head) for name in code_spans(row[0])]

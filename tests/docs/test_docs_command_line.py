@@ -5,23 +5,29 @@ import re
 
 import pytest
 import typer
-from doc_pages import ROOT, headings, named, page, quoted, rows, section
+from doc_pages import ROOT, code_spans, first_cells, headings, page, rows, section
 
-from vaegis.models.outputs import score_file
+from vaegis.models.outputs import event_file, score_file
 from vaegis.service.cli import COMMANDS, GROUPS, build
 
 PAGE = page("command-line.md")
+TYPES = {  # as Arrow calls them -> as the page does
+    "string": "text",
+    "double": "float64",
+    "list<item: string>": "list of text",
+    "list<element: string>": "list of text",
+}
 
 
 def commands():
     """Every command and subcommand with its click parameters, by what is typed."""
     root = typer.main.get_command(build())
-    found, left = {}, [(("vaegis",), root)]
-    while left:
-        path, command = left.pop()
-        found[" ".join(path)] = command
-        left += [((*path, n), c) for n, c in getattr(command, "commands", {}).items()]
-    return found
+    tree, ahead = {}, [(("vaegis",), root)]
+    while ahead:
+        path, command = ahead.pop()
+        tree[" ".join(path)] = command
+        ahead += [((*path, n), c) for n, c in getattr(command, "commands", {}).items()]
+    return tree
 
 
 COMMAND = commands()
@@ -55,8 +61,8 @@ def test_every_command_has_a_section_with_an_example(name):
 
 @pytest.mark.parametrize("name", LEAVES)
 def test_the_options_of_a_section_are_those_of_its_command(name):
-    documented = named(section(PAGE, name), "option")
-    assert sorted(documented) == sorted([*spellings(COMMAND[name]), *arguments(COMMAND[name])])
+    listing = first_cells(section(PAGE, name), "option")
+    assert sorted(listing) == sorted([*spellings(COMMAND[name]), *arguments(COMMAND[name])])
 
 
 def arguments(command):
@@ -77,8 +83,8 @@ def test_no_section_is_of_a_command_that_does_not_exist():
 
 
 def test_every_exit_code_is_documented():
-    documented = {int(code) for code in named(section(PAGE, "Exit codes"), "code")}
-    assert documented == {2, 0} | exits()  # 2 is click's own
+    listing = {int(code) for code in first_cells(section(PAGE, "Exit codes"), "code")}
+    assert listing == {2, 0} | exits()  # 2 is click's own
 
 
 def exits():
@@ -101,12 +107,12 @@ def exits():
     return codes
 
 
-def test_every_column_of_the_score_file_is_documented():
-    columns = score_file.schema(["score"]).names
-    table = rows(section(PAGE, "Score file"), "column")
-    types = {name: row[1] for row in table for name in quoted(row[0])}
-    assert [c for c in types if c != "TERM"] == columns
-    for field in score_file.schema(["score"]):
-        assert types[field.name] == {"string": "text", "int64": "int64", "double": "float64", "bool": "bool"}[
-            str(field.type)
-        ], field.name
+@pytest.mark.parametrize(
+    ("title", "schema"),
+    [("Score file", score_file.schema(["score"])), ("Event file", event_file.schema(".parquet"))],
+)
+def test_every_column_of_a_file_is_documented_with_its_type(title, schema):
+    """`TERM` stands for the evidence terms, of which each model has its own."""
+    types = {name: row[1] for row in rows(section(PAGE, title), "column") for name in code_spans(row[0])}
+    types.pop("TERM", None)
+    assert types == {field.name: TYPES.get(str(field.type), str(field.type)) for field in schema}

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from doc_pages import named, page, quoted, section
+from doc_pages import code_spans, first_cells, page, section
 
 from vaegis.service.app import create_app
 from vaegis.service.http.access import OPEN
@@ -25,21 +25,21 @@ def routes(api):
     }
 
 
-def documented():
+def routes_of_the_pages():
     """`METHOD /path` wherever a page has one in backticks, without its query."""
-    found = re.findall(r"^(GET|POST|PUT|DELETE|PATCH) (/\S*)$", "\n".join(quoted(PAGES)), re.M)
-    return {f"{method} {path.split('?')[0]}" for method, path in found}
+    spans = re.findall(r"^(GET|POST|PUT|DELETE|PATCH) (/\S*)$", "\n".join(code_spans(PAGES)), re.M)
+    return {f"{method} {path.split('?')[0]}" for method, path in spans}
 
 
 def test_the_routes_of_the_pages_are_those_of_the_app(api):
-    assert documented() == routes(api)
+    assert routes_of_the_pages() == routes(api)
 
 
 def test_every_query_parameter_of_scoring_is_documented(api):
     parameters = api["paths"]["/v1/models/{model}/score"]["post"]["parameters"]
     table = section(page("http.md"), "Scoring")
     wanted = [p["name"] for p in parameters if p["in"] == "query"]
-    assert wanted and [p for p in wanted if p not in named(table)] == []
+    assert wanted and [p for p in wanted if p not in first_cells(table)] == []
 
 
 def test_every_status_of_an_error_is_documented(api):
@@ -51,4 +51,4 @@ def test_every_status_of_an_error_is_documented(api):
 
 def test_every_scoring_content_type_is_documented(api):
     types = api["paths"]["/v1/models/{model}/score"]["post"]["requestBody"]["content"]
-    assert [t for t in types if t not in named(section(page("http.md"), "Scoring"))] == []
+    assert [t for t in types if t not in first_cells(section(page("http.md"), "Scoring"))] == []

@@ -5,7 +5,7 @@ import re
 from functools import reduce
 
 import pytest
-from doc_pages import PAGES, ROOT, headings, quoted
+from doc_pages import PAGES, ROOT, code_spans, headings
 
 FOLDERS = ("models/", "training/", "service/", "deploy/", "docs/", "src/", "tests/")
 NO_MODULES = ("vaegis.sqlite", "vaegis.service")  # a file; a unit of systemd, which is a package too
@@ -48,7 +48,7 @@ def resolve(name):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_every_path_of_the_repository_exists(page):
-    for path in quoted(page.read_text("utf-8")):
+    for path in code_spans(page.read_text("utf-8")):
         if path.startswith(FOLDERS) and re.fullmatch(r"[\w./-]+", path):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
 

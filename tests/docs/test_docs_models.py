@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from doc_pages import ROOT, named, page, quoted, rows, section
+from doc_pages import ROOT, code_spans, first_cells, page, rows, section
 
 from vaegis.models.families import FAMILIES
 from vaegis.models.families.family import keywords
@@ -19,15 +19,15 @@ def own(family):
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_arguments_of_a_section_are_those_of_its_family(family):
-    documented = [name for row in rows(own(family), "argument") for name in quoted(row[0])]
-    assert sorted(documented) == sorted(keywords(FAMILIES[family]))
+    listing = [name for row in rows(own(family), "argument") for name in code_spans(row[0])]
+    assert sorted(listing) == sorted(keywords(FAMILIES[family]))
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_defaults_are_those_of_the_family(family):
     arguments = keywords(FAMILIES[family])
     for row in rows(own(family), "argument"):
-        for name in quoted(row[0]):
+        for name in code_spans(row[0]):
             default = arguments[name].default
             said = row[1].strip("`")
             if said.startswith("as for "):
@@ -41,21 +41,21 @@ def test_defaults_are_those_of_the_family(family):
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_family_is_listed(family):
-    assert family in named(section(PAGE, "Families"))
-    assert family in named((ROOT / "README.md").read_text("utf-8"))
+    assert family in first_cells(section(PAGE, "Families"))
+    assert family in first_cells((ROOT / "README.md").read_text("utf-8"))
 
 
 def test_no_other_family_is_listed():
-    assert set(named(section(PAGE, "Families"))) == set(FAMILIES)
+    assert set(first_cells(section(PAGE, "Families"))) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("kind", ["image", "vector"])
 def test_every_evidence_term_is_documented(fitted, kind):
-    documented = named(own("vae"))
-    assert [t for t in ("score", *fitted("vae", kind).fitted.family.meaning) if t not in documented] == []
+    listing = first_cells(own("vae"))
+    assert [t for t in ("score", *fitted("vae", kind).fitted.family.meaning) if t not in listing] == []
 
 
 def test_every_invariance_is_documented():
     known = {name for names in INVARIANCES.values() for name in names}
     table = rows(section(PAGE, "Declared invariances"))
-    assert {name for row in table for name in quoted(row[1])} == known
+    assert {name for row in table for name in code_spans(row[1])} == known

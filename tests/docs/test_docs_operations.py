@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from doc_pages import named, page, section
+from doc_pages import first_cells, page, section
 from http_server import serving
 
 from vaegis.service.settings import Settings, documented
@@ -26,13 +26,13 @@ def matches(name, documented):
 
 def test_the_table_of_settings_is_that_of_the_service():
     table = section(PAGE, "Settings")
-    assert [n for n in named(table) if n.startswith("VAEGIS_")] == [name for name, _, _ in documented()]
+    assert [n for n in first_cells(table) if n.startswith("VAEGIS_")] == [name for name, _, _ in documented()]
     for name, default, meaning in documented():
         assert f"| `{name}` | {default} | {meaning} |" in table, name
 
 
 def test_every_metric_is_documented_and_no_other(metrics):
-    table = [n for n in named(section(PAGE, "Metrics")) if n.startswith("vaegis_")]
+    table = [n for n in first_cells(section(PAGE, "Metrics")) if n.startswith("vaegis_")]
     assert "vaegis_samples_scored_total" in metrics
     assert sorted(m for m in metrics if not matches(m, table)) == []
     assert [d for d in table if not any(matches(m, [d]) for m in metrics)] == []
