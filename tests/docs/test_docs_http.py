@@ -4,8 +4,8 @@ import re
 
 import pytest
 from doc_pages import code_spans, first_cells, page, section
+from http_server import serving
 
-from vaegis.service.app import create_app
 from vaegis.service.http.access import OPEN
 from vaegis.service.settings import Settings
 
@@ -14,8 +14,9 @@ PAGES = page("http.md") + page("oip.md")
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory):
-    """The app's OpenAPI document."""
-    return create_app(Settings(home=tmp_path_factory.mktemp("home"), device="cpu")).openapi()
+    """The OpenAPI document that the service gives."""
+    with serving(Settings(home=tmp_path_factory.mktemp("home"), device="cpu")) as client:
+        return client.get("/openapi.json")[1]
 
 
 def routes(api):
