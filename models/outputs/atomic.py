@@ -8,7 +8,6 @@ with the process, so that what another process still writes is left alone.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -23,6 +22,7 @@ from vaegis.models.errors import Refusal
 Value = TypeVar("Value")
 
 SUFFIX = ".partial"
+POSIX = os.name == "posix"  # elsewhere there are no such locks: what a kill leaves stays until somebody removes it
 _NAME_CHARACTERS = 50  # of the target's name in the hidden one, which must not outgrow what a file system takes
 _SYNCED_SINGLY = 64  # files: beyond, one sync of the whole machine takes less time than one of each
 
@@ -149,18 +149,20 @@ def hidden_folder(parent: Path, name: str) -> AbstractContextManager[Path]:
 def sync_files(folder: Path) -> None:
     """Makes what was written to the files and folders below outlast a power cut."""
     names = [Path(where) / name for where, _, names in os.walk(folder) for name in names]
-    if len(names) > _SYNCED_SINGLY:
+    if POSIX and len(names) > _SYNCED_SINGLY:
         os.sync()
         return
     for name in names:
-        with name.open("rb") as file:
+        with name.open("r+b") as file:
             os.fsync(file.fileno())
     for where, _, _ in os.walk(folder):
         sync_folder(Path(where))
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder outlast a power cut."""
+    """Makes a rename in the folder outlast a power cut, where a folder can be opened."""
+    if not POSIX:
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -178,17 +180,22 @@ def _hidden(parent: Path, name: str, folder: bool) -> Iterator[Path]:
         yield path
     finally:
         _remove(path)
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
-def _created(parent: Path, prefix: str, folder: bool) -> tuple[Path, int]:
-    """A file or folder and the descriptor that holds its lock."""
+def _created(parent: Path, prefix: str, folder: bool) -> tuple[Path, int | None]:
+    """A file or folder and the descriptor that holds its lock, where there are locks."""
     while True:
         path = parent / f"{prefix}{secrets.token_hex(4)}{SUFFIX}"
         if folder:
             path.mkdir()
         else:
             path.touch(exist_ok=False)
+        if not POSIX:
+            return path, None
+        import fcntl
+
         # Until it is locked, another process may take it for abandoned and remove it: then once more.
         try:
             handle = os.open(path, os.O_RDONLY)
@@ -203,6 +210,10 @@ def _created(parent: Path, prefix: str, folder: bool) -> tuple[Path, int]:
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:
     """Removes what writers left that were killed: what bears the prefix and no lock."""
+    if not POSIX:
+        return
+    import fcntl
+
     with os.scandir(parent) as entries:
         names = [e.name for e in entries if e.name.startswith(prefix) and e.name.endswith(SUFFIX)]
     for name in names:
