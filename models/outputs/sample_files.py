@@ -68,12 +68,11 @@ def sample_files(out: Path, spec: InputSpec, about: Sequence[str] = ()) -> Itera
     if out.suffix == ".npz":
         if out.is_dir():
             raise Conflict(f"{named} is a folder; name a file.")
-        with writing(named):
-            out.parent.mkdir(parents=True, exist_ok=True)
-        arrays = _Arrays(("x", *about))
-        yield arrays
-        with writing(named), atomic_file(out) as file:
-            np.savez_compressed(file, **cast(Any, arrays.joined()))
+        with explain(named, atomic_file(out)) as file:
+            arrays = _Arrays(("x", *about))
+            yield arrays
+            with writing(named):
+                np.savez_compressed(file, **cast(Any, arrays.joined()))
     elif isinstance(spec, ImageSpec):
         _check_pictures(out, spec)
         with explain(named, atomic_files(out)) as folder:
