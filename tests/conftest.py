@@ -37,8 +37,8 @@ def sources(tmp_path_factory):
 @pytest.fixture(scope="session")
 def fitted(sources, tmp_path_factory):
     """`fitted(family, kind)`: what `vaegis.training.pipeline.run` made of the kind's clean source, fitted once."""
-    from vaegis.training.fit import FitOptions
-    from vaegis.training.pipeline import Request, run
+    from vaegis.training.pipeline import run
+    from vaegis.training.request import FitOptions, Request
 
     folder = tmp_path_factory.mktemp("fitted")
     source = {"image": "image.npz", "series": "series.csv", "vector": "vector.npz"}
@@ -65,8 +65,8 @@ def fitted(sources, tmp_path_factory):
 def conditional(tmp_path_factory):
     """A conditional model of vectors made by recipes A and B, which its clean .npz names under the key c."""
     from vaegis.models.sources import SourceOptions
-    from vaegis.training.fit import FitOptions
-    from vaegis.training.pipeline import Request, run
+    from vaegis.training.pipeline import run
+    from vaegis.training.request import FitOptions, Request
 
     folder = tmp_path_factory.mktemp("conditional")
     x = np.concatenate([recipes(250, "A", 1), recipes(250, "B", 2)])

@@ -8,7 +8,7 @@ given takes the luck of the calibration draw into account, not only that of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from vaegis.models.calibration import Decision
 from vaegis.models.errors import Refusal
+from vaegis.models.scorer import Verdicts
+from vaegis.models.sources import LabelTable
 
 CONFIDENCE = 0.99
 
@@ -83,6 +85,49 @@ def evaluate(
         expected=interval(decision, calibration_samples, int(clean.sum())),
         f1=2 * true / max(1, true + false + int(bad.sum())),
         by_class=by_class,
+    )
+
+
+def evaluate_verdicts(
+    verdicts: Iterable[Verdicts],
+    table: LabelTable,
+    decision: Decision,
+    calibration_samples: int,
+    labels: str,
+    title: str = "",
+) -> Evaluation:
+    """Compares the verdicts of a source, block by block, with its labels.
+
+    Args:
+        calibration_samples: independent samples the threshold was calibrated on.
+        labels: where the labels are, for messages.
+        title: what the source is called in messages, beside its samples.
+
+    Raises:
+        Refusal: a sample without a label, no sample at all, or labels of one sort only.
+    """
+    evidence: dict[str, list[NDArray[np.float64]]] = {}
+    flagged, label, classes = [], [], []
+    for block in verdicts:
+        items, index = block.block.items, block.block.index
+        numbers, kinds = table.find(items, index)
+        if (numbers < 0).any():
+            i, of = int((numbers < 0).argmax()), f" of {title}" if title else ""
+            raise Refusal(f"{items[i]} [{index[i]}]{of} has no label in {labels}; label every sample.")
+        label.append(numbers)
+        classes += kinds
+        flagged.append(block.anomalous)
+        for term, values in block.evidence.items():
+            evidence.setdefault(term, []).append(values)
+    if not label:
+        raise Refusal("The source holds no samples to evaluate; name one that does.")
+    return evaluate(
+        {t: np.concatenate(v) for t, v in evidence.items()},
+        np.concatenate(flagged),
+        np.concatenate(label).astype(np.int64),
+        classes,
+        decision,
+        calibration_samples,
     )
 
 

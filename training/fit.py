@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vaegis.models.blocks import Samples, conditions_of, parts_of
@@ -34,6 +34,7 @@ from vaegis.training import checkpoint
 from vaegis.training.allocator import keep_freed
 from vaegis.training.augment import augment
 from vaegis.training.checkpoint import State
+from vaegis.training.request import FitOptions, Step
 from vaegis.training.splits import Split
 from vaegis.training.weight_average import Average
 
@@ -44,29 +45,7 @@ VARIED_LEAST = 2000  # parts that a look at declared variation takes, over sever
 
 
 @dataclass(frozen=True)
-class FitOptions:
-    """What bounds a fit."""
-
-    seed: int = 0
-    steps: int | None = None  # at most; None takes the family's recipe
-    max_time: float | None = None  # seconds of training, at most
-    batch: int | None = None
-    rate: float | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a person who waits is shown."""
-
-    step: int
-    total: int
-    terms: dict[str, float]  # loss terms of this step
-    validate: float | None  # loss of the last epoch
-
-
-@dataclass(frozen=True)
-class Fitted:
+class Fit:
     """A family with its best weights, on the CPU in evaluation mode, and how it got there."""
 
     family: Family
@@ -87,7 +66,7 @@ def fit(
     path: Path | None = None,
     resume: bool = False,
     show: Callable[[Step], None] = lambda _: None,
-) -> Fitted:
+) -> Fit:
     """Fits a family to the fit split.
 
     Args:
@@ -99,88 +78,132 @@ def fit(
     Raises:
         Refusal: a loss that is not finite (naming the term), a device that is not there, nothing to resume.
     """
-    recipe = family.recipe
-    total = options.steps if options.steps is not None else recipe.steps
-    batch = options.batch or recipe.batch
-    accelerator, precision = _device(options.device)
-    if accelerator == "cpu":
-        keep_freed()
-    fabric = Fabric(accelerator=accelerator, precision=precision, devices=1)
-    fit_parts, held_parts = parts_of(samples, split.fit), parts_of(samples, split.validate)
-    batch = min(batch, max(2, len(fit_parts)))
-    first_look = looks(samples, fit_parts)
-    family.start(first_look)
-    model = fabric.setup_module(family)
-    model.mark_forward_method("loss")
-    model.mark_forward_method("held")
-    learning = [p for p in family.parameters() if p.requires_grad]
-    optimisers: dict[str, Optimizer] = {}
-    for name, player in family.players().items():
+    loop = _Loop(family, samples, split, options, key)
+    if resume and path is not None:
+        loop.restore(path)
+    began = time.monotonic() - loop.state.seconds
+    while loop.state.step < loop.total and not loop.state.stopped:
+        terms = loop.step()
+        last = loop.state.step == loop.total or _late(began, options.max_time)
+        if last or loop.state.step % loop.epoch == 0:
+            loop.end_epoch(last, began)
+            if path is not None:
+                loop.save(path)
+        history = loop.history
+        show(Step(loop.state.step, loop.total, terms, history[-1]["validate"] if history else None))
+    loop.finish()
+    state, seconds = loop.state, time.monotonic() - began
+    return Fit(family, loop.history, state.step, state.best_step, seconds, state.stopped or "steps")
+
+
+class _Loop:
+    """A fit under way: the family, what optimises it, and where it stands."""
+
+    def __init__(self, family: Family, samples: Samples, split: Split, options: FitOptions, key: str) -> None:
+        self.family, self.samples, self.split, self.seed = family, samples, split, options.seed
+        self.recipe = recipe = family.recipe
+        self.rate = options.rate or recipe.rate
+        accelerator, precision = _device(options.device)
+        if accelerator == "cpu":
+            keep_freed()
+        self.fabric = Fabric(accelerator=accelerator, precision=precision, devices=1)
+        fit_parts, self.validate_parts = parts_of(samples, split.fit), parts_of(samples, split.validate)
+        batch = min(options.batch or recipe.batch, max(2, len(fit_parts)))
+        family.start(looks(samples, fit_parts))
+        self.model = self.fabric.setup_module(family)
+        self.model.mark_forward_method("loss")
+        self.model.mark_forward_method("held")
+        self.learning = [p for p in family.parameters() if p.requires_grad]
+        self.optimisers = {name: self._optimiser(player) for name, player in family.players().items()}
+        self.average = Average(family, recipe.average)
+        steps = options.steps if options.steps is not None else recipe.steps
+        self.total = steps if self.optimisers else 0
+        self.turns = max((family.turns(player) for player in self.optimisers), default=1)
+        self.epoch = max(EPOCH_LEAST, math.ceil(len(fit_parts) / batch))
+        self.order = Order(fit_parts, batch, options.seed)
+        self.state, self.best = State(key=key), weights(family)
+        self.history: list[dict[str, float]] = []
+        self.state.history = self.history
+        self.sums: dict[str, float] = {}  # of each loss term, since the last epoch ended
+
+    def _optimiser(self, player: nn.Module) -> Optimizer:
         plain = torch.optim.AdamW(
             [p for p in player.parameters() if p.requires_grad],
-            lr=options.rate or recipe.rate,
-            betas=(recipe.momentum, 0.999),
-            weight_decay=recipe.decay,
+            lr=self.rate,
+            betas=(self.recipe.momentum, 0.999),
+            weight_decay=self.recipe.decay,
         )
-        optimisers[name] = cast(Optimizer, fabric.setup_optimizers(plain))
-    average = Average(family, recipe.average)
-    total = total if optimisers else 0
-    state, best = State(key=key), weights(family)
-    if resume and path is not None:
-        state, best = checkpoint.load(path, key, family, optimisers, average.values, fabric.device)
-    history = state.history = state.history or []
-    most = max((family.turns(player) for player in optimisers), default=1)
-    epoch = max(EPOCH_LEAST, math.ceil(len(fit_parts) / batch))
-    sums: dict[str, float] = {}
-    order = Order(fit_parts, batch, options.seed)
-    began = time.monotonic() - state.seconds
-    while state.step < total and not state.stopped:
-        family.train()
-        at = Progress(state.step, total, generator(options.seed, state.step, fabric.device))
+        return cast(Optimizer, self.fabric.setup_optimizers(plain))
+
+    def restore(self, path: Path) -> None:
+        """Goes on from a checkpoint of this very fit."""
+        self.state, self.best = checkpoint.load(
+            path, self.state.key, self.family, self.optimisers, self.average.values, self.fabric.device
+        )
+        self.history = self.state.history = self.state.history or []
+
+    def save(self, path: Path) -> None:
+        checkpoint.save(path, self.state, self.family, self.best, self.optimisers, self.average.values)
+
+    def step(self) -> dict[str, float]:
+        """One step of every player; returns its loss terms."""
+        self.family.train()
+        device, number = self.fabric.device, self.state.step
+        at = Progress(number, self.total, generator(self.seed, number, device))
         batches = []
-        for turn in range(most):
-            parts = order.of(state.step * most + turn)
-            x, condition = _taken(samples, parts, fabric.device)
-            batches.append((augment(x, family.spec, at.generator), condition))
-        terms = _step(fabric, model, family, optimisers, batches, at, options.rate or recipe.rate, recipe)
-        state.step += 1
-        average.update(state.step)
+        for turn in range(self.turns):
+            x, condition = _batch(self.samples, self.order.of(number * self.turns + turn), device)
+            batches.append((augment(x, self.family.spec, at.generator), condition))
+        terms = _step(self.fabric, self.model, self.family, self.optimisers, batches, at, self.rate, self.recipe)
+        self.state.step += 1
+        self.average.update(self.state.step)
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value
-        last = state.step == total or _late(began, options.max_time)
-        if last or state.step % epoch == 0:
-            with average.worn():
-                held = _validate(model, family, samples, held_parts, total, options.seed, fabric.device)
-                current = weights(family)
-            steps = state.step - int(history[-1]["step"] if history else 0)
-            history.append({"step": state.step, **{k: v / steps for k, v in sums.items()}, "validate": held})
-            sums = {}
-            if not math.isfinite(held):
-                raise Refusal(
-                    f"The validation loss became {held} at step {state.step}. Fit with a smaller learning rate or look "
-                    "for extreme values in the clean data."
-                )
-            if broken := family.alarm(history):
-                raise Refusal(broken)
-            if held < state.best:
-                state.best, state.best_step, state.waited, best = held, state.step, 0, current
-            else:
-                state.waited += 1
-            if state.step < total and state.waited >= recipe.patience:
-                state.stopped = "no improvement"
-            elif state.step < total and last:
-                state.stopped = "time"
-            state.seconds = time.monotonic() - began
-            if path is not None:
-                checkpoint.save(path, state, family, best, optimisers, average.values)
-        show(Step(state.step, total, terms, history[-1]["validate"] if history else None))
-    family.load_state_dict(best)
-    family.eval().to("cpu")
-    family.finish(looks(samples, parts_of(samples, split.last_look), options.seed))
-    for parameter in learning:
-        parameter.requires_grad_(True)
-    seconds = time.monotonic() - began
-    return Fitted(family, history, state.step, state.best_step, seconds, state.stopped or "steps")
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        return terms
+
+    def end_epoch(self, last: bool, began: float) -> None:
+        """Validates, notes the epoch and the best weights, and decides whether to stop.
+
+        Args:
+            last: no further step is to follow, for want of steps or of time.
+            began: on the monotonic clock, less what an interrupted run took.
+
+        Raises:
+            Refusal: the validation loss is not finite, or the family raises an alarm.
+        """
+        state, family = self.state, self.family
+        with self.average.worn():
+            loss = _validate(
+                self.model, family, self.samples, self.validate_parts, self.total, self.seed, self.fabric.device
+            )
+            current = weights(family)
+        steps = state.step - int(self.history[-1]["step"] if self.history else 0)
+        self.history.append({"step": state.step, **{k: v / steps for k, v in self.sums.items()}, "validate": loss})
+        self.sums = {}
+        if not math.isfinite(loss):
+            raise Refusal(
+                f"The validation loss became {loss} at step {state.step}. Fit with a smaller learning rate or look "
+                "for extreme values in the clean data."
+            )
+        if broken := family.alarm(self.history):
+            raise Refusal(broken)
+        if loss < state.best:
+            state.best, state.best_step, state.waited, self.best = loss, state.step, 0, current
+        else:
+            state.waited += 1
+        if state.step < self.total and state.waited >= self.recipe.patience:
+            state.stopped = "no improvement"
+        elif state.step < self.total and last:
+            state.stopped = "time"
+        state.seconds = time.monotonic() - began
+
+    def finish(self) -> None:
+        """Gives the family its best weights, and its last look at the clean samples."""
+        self.family.load_state_dict(self.best)
+        self.family.eval().to("cpu")
+        self.family.finish(looks(self.samples, parts_of(self.samples, self.split.last_look), self.seed))
+        for parameter in self.learning:
+            parameter.requires_grad_(True)
 
 
 def _step(
@@ -195,7 +218,7 @@ def _step(
 ) -> dict[str, float]:
     """The turns of every player, one batch each; returns the last turn's loss terms, prefixed by the player where there
     are several."""
-    shown: dict[str, float] = {}
+    losses: dict[str, float] = {}
     turns = [(player, *batch) for player in optimisers for batch in batches[: family.turns(player)]]
     for player, x, condition in turns:
         optimiser = optimisers[player]
@@ -213,11 +236,11 @@ def _step(
                     f"The loss term {name} became {number} at step {at.step}. Fit with a smaller learning rate "
                     f"(--rate {rate / 5:g}) or look for extreme values in the clean data."
                 )
-            shown[name if len(optimisers) == 1 else f"{player}.{name}"] = number
+            losses[name if len(optimisers) == 1 else f"{player}.{name}"] = number
         fabric.backward(terms["total"])
         fabric.clip_gradients(model, optimiser, max_norm=recipe.clip, error_if_nonfinite=False)
         optimiser.step()
-    return shown
+    return losses
 
 
 def _validate(
@@ -235,8 +258,8 @@ def _validate(
     with torch.no_grad():
         for i, (x, condition) in enumerate(conditioned(looks(samples, parts))):
             at = Progress(total, total, generator(seed, -1 - i, device))
-            told = condition.to(device) if condition is not None else None
-            loss += model.held(x.to(device), at, told).item() * len(x)
+            numbers = condition.to(device) if condition is not None else None
+            loss += model.held(x.to(device), at, numbers).item() * len(x)
             count += len(x)
     return loss / max(count, 1)
 
@@ -277,7 +300,7 @@ def looks(samples: Samples, parts: NDArray[np.int64], seed: int | None = None) -
     def once() -> Iterator[tuple[Tensor, Tensor | None]]:
         for number in range(passes):
             for i in range(0, len(parts), LOOK):
-                x, condition = _taken(samples, parts[i : i + LOOK], torch.device("cpu"))
+                x, condition = _batch(samples, parts[i : i + LOOK], torch.device("cpu"))
                 if varied:
                     draws = np.random.SeedSequence([abs(seed or 0), number, i, 1]).generate_state(2, np.uint32)
                     x = augment(x, samples.spec, torch.Generator().manual_seed(int(draws[0]) << 31 ^ int(draws[1])))
@@ -288,7 +311,7 @@ def looks(samples: Samples, parts: NDArray[np.int64], seed: int | None = None) -
     return lambda: (x for x, _ in once())
 
 
-def _taken(samples: Samples, parts: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _batch(samples: Samples, parts: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Raw parts and their conditions, if there are any."""
     numbers = conditions_of(samples, parts)
     condition = torch.from_numpy(numbers).to(device) if numbers is not None else None

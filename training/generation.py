@@ -20,7 +20,7 @@ what a VAE sees; figures of different feature networks must not be compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ from vaegis.models.latent import Coder, as_raw
 from vaegis.models.manifest import Manifest
 from vaegis.models.runtime.sessions import open_session
 from vaegis.models.spec import InputSpec
-from vaegis.training.fit import FitOptions, fit
+from vaegis.training.fit import fit
+from vaegis.training.request import FitOptions
 from vaegis.training.splits import Split
 
 Floats = NDArray[np.float64]
@@ -66,6 +67,14 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Alarm:
+    """What is wrong with generated samples."""
+
+    code: str  # stable, for programs
+    text: str
+
+
+@dataclass(frozen=True)
 class Generation:
     """Of one fitted model."""
 
@@ -76,7 +85,7 @@ class Generation:
     nearest: float  # median distance to the nearest fitted sample, in units of that of unseen clean samples
     copies: float  # share of generated samples nearer than `NEAR`
     rebuilt: float | None  # mean perceptual distance of unseen samples to their reconstructions
-    alarms: tuple[tuple[str, str], ...]  # code, sentence
+    alarms: tuple[Alarm, ...]
 
 
 @dataclass(frozen=True)
@@ -177,30 +186,24 @@ def _generated(coder: Coder, told: Ints | None, n: int, seed: int) -> NDArray[An
     return made
 
 
-def _alarms(made: Figures, clean: Figures, copies: float) -> list[tuple[str, str]]:
-    found = []
-    if made.spread < NARROW or made.coverage < COLLAPSED * clean.coverage:
-        found.append(
-            (
-                "mode collapse",
-                f"Generated samples cover {made.coverage:.0%} of the clean ones, where clean samples cover "
-                f"{clean.coverage:.0%}, and have {made.spread:.0%} of their variance: the model makes few kinds of "
-                "product. Fit longer, or with another seed or objective.",
-            )
+def _alarms(generated: Figures, clean: Figures, copies: float) -> Iterator[Alarm]:
+    if generated.spread < NARROW or generated.coverage < COLLAPSED * clean.coverage:
+        yield Alarm(
+            "mode collapse",
+            f"Generated samples cover {generated.coverage:.0%} of the clean ones, where clean samples cover "
+            f"{clean.coverage:.0%}, and have {generated.spread:.0%} of their variance: the model makes few kinds of "
+            "product. Fit longer, or with another seed or objective.",
         )
     if copies > COPIES:
-        found.append(
-            (
-                "memorising",
-                f"{copies:.0%} of the generated samples are all but copies of fitted ones. Add clean samples, or take "
-                "a smaller model.",
-            )
+        yield Alarm(
+            "memorising",
+            f"{copies:.0%} of the generated samples are all but copies of fitted ones. Add clean samples, or take a "
+            "smaller model.",
         )
-    return found
 
 
 @dataclass(frozen=True)
-class Seen:
+class Features:
     """What a feature network says of samples."""
 
     features: Floats  # (n, F)
@@ -217,13 +220,13 @@ class Reference:
         vae = VAE(samples.spec, latent=min(16, int(np.prod(samples.spec.shape))))
         self._vae = fit(vae, samples, split, FitOptions(seed=seed, steps=steps, device="cpu")).family
 
-    def __call__(self, x: NDArray[Any], told: Ints | None) -> Seen:
+    def __call__(self, x: NDArray[Any], told: Ints | None) -> Features:
         found = []
         for i in range(0, len(x), 256):
             condition = torch.from_numpy(told[i : i + 256]) if told is not None else None
             with torch.no_grad():
                 found.append(self._vae.encode(torch.from_numpy(np.ascontiguousarray(x[i : i + 256])), condition)[0])
-        return Seen(torch.cat(found).double().numpy())
+        return Features(torch.cat(found).double().numpy())
 
 
 class Network:
@@ -264,7 +267,7 @@ class Network:
         self._input = inputs[0].name
         self.says = f"the network {path.name}, output {self._features}"
 
-    def __call__(self, x: NDArray[Any], told: Ints | None) -> Seen:
+    def __call__(self, x: NDArray[Any], told: Ints | None) -> Features:
         names = [self._features, *([self._classes] if self._classes else []), *self._maps]
         runs = []
         for i in range(0, len(x), 64):
@@ -277,7 +280,7 @@ class Network:
         if classes is not None and self._classes == "logits":
             powers = np.exp(classes - classes.max(axis=1, keepdims=True))
             classes = powers / powers.sum(axis=1, keepdims=True)
-        return Seen(features, classes, tuple(whole[name] for name in self._maps))
+        return Features(features, classes, tuple(whole[name] for name in self._maps))
 
 
 class Nearest:
@@ -296,7 +299,7 @@ class Nearest:
         return np.asarray(distances(flat, self._flat).min(axis=1) / math.sqrt(flat.shape[1]))
 
 
-def figures(real: Seen, other: Seen) -> Figures:
+def figures(real: Features, other: Features) -> Figures:
     """Of some samples against real ones."""
     a, b = real.features, other.features
     near, far = distances(a, a), distances(a, b)

@@ -6,6 +6,7 @@ requests.
 
 from vaegis.models.inputs.conditions import declare, number_of
 from vaegis.models.inputs.images import read_roi, roi_digest
+from vaegis.models.inputs.in_memory import InMemory
 from vaegis.models.inputs.infer import infer_spec
 from vaegis.models.inputs.load import load
 from vaegis.models.inputs.options import InputOptions, Limits
@@ -14,6 +15,7 @@ from vaegis.models.inputs.stream import blocks
 from vaegis.models.inputs.uploads import Reader, from_files
 
 __all__ = [
+    "InMemory",
     "InputOptions",
     "Limits",
     "Reader",

@@ -16,7 +16,7 @@ from vaegis.models.inputs.options import InputOptions
 from vaegis.models.inputs.rows import RowSpec, Wanted, array_columns
 from vaegis.models.inputs.stream import holds_windows, read_image, row_items
 from vaegis.models.pixels import DRAFT, Form, Unreadable, probe
-from vaegis.models.sources import ArrayFile, ImageFolder, Source, TableFiles
+from vaegis.models.sources import ArraySource, ImageFolder, Source, TableFiles
 from vaegis.models.sources.images import grouping
 from vaegis.models.sources.options import listed
 from vaegis.models.sources.tables import roles
@@ -68,7 +68,7 @@ def _check_options(source: Source, options: InputOptions) -> None:
         raise Refusal(f"--window {options.window} is too short; give 2 or more rows.")
 
 
-def _image_spec(source: ImageFolder | ArrayFile, options: InputOptions) -> tuple[ImageSpec, list[str]]:
+def _image_spec(source: ImageFolder | ArraySource, options: InputOptions) -> tuple[ImageSpec, list[str]]:
     notes: list[str] = []
     forms = _scan(source) if isinstance(source, ImageFolder) else [_array_form(source)]
     channels = max(form.channels for form in forms)
@@ -125,7 +125,7 @@ def _scan(source: ImageFolder) -> list[Form]:
     return forms
 
 
-def _array_form(source: ArrayFile) -> Form:
+def _array_form(source: ArraySource) -> Form:
     shape = source.header.shape
     channels = shape[3] if len(shape) == 4 else 1
     if channels > MOST_CHANNELS:
@@ -196,10 +196,10 @@ def _check_side(option: str, height: int, width: int) -> None:
         raise Refusal(f"{option} {height}x{width} is out of range: each side must be {LEAST} to {MOST} pixels.")
 
 
-def _row_spec(source: ArrayFile | TableFiles, options: InputOptions) -> tuple[RowSpec, list[str]]:
+def _row_spec(source: ArraySource | TableFiles, options: InputOptions) -> tuple[RowSpec, list[str]]:
     notes: list[str] = []
     stamp = None
-    if isinstance(source, ArrayFile):
+    if isinstance(source, ArraySource):
         columns = array_columns(source)
     else:
         table = source.open(_first_readable(source))
@@ -214,7 +214,7 @@ def _row_spec(source: ArrayFile | TableFiles, options: InputOptions) -> tuple[Ro
     by = source.options.calibrate_by
     if source.kind == "vector":
         return VectorSpec(columns, options.missing, options.invariances, by), notes
-    if isinstance(source, ArrayFile) and holds_windows(source):
+    if isinstance(source, ArraySource) and holds_windows(source):
         window = source.header.shape[1]
         if options.window not in (None, window):
             raise Refusal(
@@ -260,7 +260,7 @@ def _first_readable(source: TableFiles) -> str:
     )
 
 
-def _survey(source: ArrayFile | TableFiles, columns: tuple[str, ...]) -> tuple[list[int], list[str]]:
+def _survey(source: ArraySource | TableFiles, columns: tuple[str, ...]) -> tuple[list[int], list[str]]:
     """Rows of each readable item that has any, and the columns that never change."""
     spec = VectorSpec(columns)
     low: NDArray[np.float32] = np.full(len(columns), np.nan, np.float32)

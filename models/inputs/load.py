@@ -22,7 +22,7 @@ from vaegis.models.inputs.spool import Coder, Codes, Ints, Spooled, append, dige
 from vaegis.models.inputs.stream import holds_windows, pixel_chunks, row_items, taken_files, taken_pixels
 from vaegis.models.inputs.windows import window_starts
 from vaegis.models.pixels import Pixels
-from vaegis.models.sources import ArrayFile, ImageFolder, Source, TableFiles, as_kind
+from vaegis.models.sources import ArraySource, ImageFolder, Source, TableFiles, as_kind
 from vaegis.models.sources.conditions import ConditionTable
 from vaegis.models.sources.images import grouping
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
@@ -52,7 +52,7 @@ def load(
 
 
 def _load_images(
-    source: ImageFolder | ArrayFile,
+    source: ImageFolder | ArraySource,
     spec: ImageSpec,
     path: Path,
     roi: Mask | None,
@@ -99,14 +99,14 @@ def _load_images(
 
 
 def _image_parts(
-    source: ImageFolder | ArrayFile, spec: ImageSpec, mask: Mask | None, skipped: list[tuple[str, str]]
+    source: ImageFolder | ArraySource, spec: ImageSpec, mask: Mask | None, skipped: list[tuple[str, str]]
 ) -> Iterator[tuple[str, int, Pixels, int]]:
     """(item, number of the first sample, parts, parts per sample)."""
-    if isinstance(source, ArrayFile) and not spec.tile:
+    if isinstance(source, ArraySource) and not spec.tile:
         for start, parts in pixel_chunks(source, spec, mask):
             yield source.path.name, start, parts, 1
         return
-    taken = taken_pixels(source, spec, mask) if isinstance(source, ArrayFile) else taken_files(source, spec, mask)
+    taken = taken_pixels(source, spec, mask) if isinstance(source, ArraySource) else taken_files(source, spec, mask)
     for one in taken:
         if one.parts is None:
             skipped.append((str(one.item), str(one.error)))
@@ -115,12 +115,12 @@ def _image_parts(
 
 
 def _image_groups(
-    source: ImageFolder | ArrayFile, how: str | None, option: str, kept: Sequence[int]
+    source: ImageFolder | ArraySource, how: str | None, option: str, kept: Sequence[int]
 ) -> Sequence[str] | None:
     if how is None:
         return None
     coder = Coder()
-    if isinstance(source, ArrayFile):
+    if isinstance(source, ArraySource):
         words = key_groups(source, how, option, strict=True)
         assert words is not None
         for i in kept:
@@ -137,7 +137,7 @@ def _image_groups(
 
 
 def _load_rows(
-    source: ArrayFile | TableFiles, spec: RowSpec, path: Path, tell: Progress, table: ConditionTable | None
+    source: ArraySource | TableFiles, spec: RowSpec, path: Path, tell: Progress, table: ConditionTable | None
 ) -> Spooled:
     skipped: list[tuple[str, str]] = []
     if isinstance(source, TableFiles) and len(source.files) > 1:
@@ -146,7 +146,7 @@ def _load_rows(
         source = replace(source, files=tuple(name for name in source.files if name not in unreadable))
     group_by = source.options.group_by
     wanted = wanted_by(spec, group_by, strict=True)
-    total = source.span[1] - source.span[0] if isinstance(source, ArrayFile) else None
+    total = source.span[1] - source.span[0] if isinstance(source, ArraySource) else None
     with path.open("wb") as file:
         spool = _RowSpool(file, spec, holds_windows(source), wanted)
         for name, chunks in zip(source.names(), row_items(source, spec, wanted), strict=False):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vaegis.models.blocks import Block
 from vaegis.models.errors import Refusal
 from vaegis.models.inputs.timestamps import Order, Unordered, as_given
-from vaegis.models.sources.arrays import ArrayFile
+from vaegis.models.sources import ArraySource
 from vaegis.models.sources.options import SourceOptions, listed
 from vaegis.models.sources.tables import Table, numeric, roles, timestamp_column
 from vaegis.models.spec import Missing, SeriesSpec, VectorSpec
@@ -102,7 +102,7 @@ def match_columns(wanted: Sequence[str], given: Sequence[str], title: str) -> li
     )
 
 
-def array_columns(source: ArrayFile) -> tuple[str, ...]:
+def array_columns(source: ArraySource) -> tuple[str, ...]:
     """The columns of an array, named by their number, that --columns and --exclude leave.
 
     Raises:
@@ -123,7 +123,7 @@ def array_columns(source: ArrayFile) -> tuple[str, ...]:
     return left
 
 
-def array_rows(source: ArrayFile, wanted: Wanted) -> Iterator[Rows]:
+def array_rows(source: ArraySource, wanted: Wanted) -> Iterator[Rows]:
     """Rows (n, C), or windows (n, T, C), of an array.
 
     Raises:
@@ -335,7 +335,7 @@ def broken_block(rows: Rows, spec: RowSpec) -> Block:
     )
 
 
-def key_groups(source: ArrayFile, key: str | None, option: str, strict: bool) -> list[str] | None:
+def key_groups(source: ArraySource, key: str | None, option: str, strict: bool) -> list[str] | None:
     """The group of every sample of an array (before `rows`), from another array of its .npz.
 
     Raises:

@@ -38,7 +38,7 @@ from vaegis.models.inputs.rows import (
 )
 from vaegis.models.inputs.windows import series_blocks
 from vaegis.models.pixels import Pixels, Unreadable, conform
-from vaegis.models.sources import ArrayFile, ImageFolder, Source, TableFiles, as_kind
+from vaegis.models.sources import ArraySource, ImageFolder, Source, TableFiles, as_kind
 from vaegis.models.sources.images import grouping
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
@@ -67,7 +67,7 @@ def _blocks(source: Source, spec: InputSpec, roi: Mask | None, rows: int) -> Ite
     if isinstance(spec, ImageSpec):
         mask = fitted_roi(spec, roi)
         assert not isinstance(source, TableFiles)
-        if isinstance(source, ArrayFile):
+        if isinstance(source, ArraySource):
             yield from _pixel_blocks(source, spec, mask, rows)
         else:
             grouped = spec.calibrate_by is not None
@@ -93,16 +93,16 @@ def row_blocks(chunks: Iterable[Rows], spec: RowSpec, rows: int = 4096, windows:
 
 def holds_windows(source: Source) -> bool:
     """Whether a source is an array of windows (N, T, C), each a sample of its own."""
-    return isinstance(source, ArrayFile) and source.kind == "series" and len(source.header.shape) == 3
+    return isinstance(source, ArraySource) and source.kind == "series" and len(source.header.shape) == 3
 
 
-def row_items(source: ArrayFile | TableFiles, spec: RowSpec, wanted: Wanted) -> Iterator[Iterator[Rows]]:
+def row_items(source: ArraySource | TableFiles, spec: RowSpec, wanted: Wanted) -> Iterator[Iterator[Rows]]:
     """The rows of each item of a source, item after item.
 
     Raises:
         Refusal: windows of another length than the model's.
     """
-    if isinstance(source, ArrayFile):
+    if isinstance(source, ArraySource):
         shape = source.header.shape
         if isinstance(spec, SeriesSpec) and holds_windows(source) and shape[1] != spec.window:
             raise Refusal(
@@ -135,7 +135,7 @@ def taken_files(source: ImageFolder, spec: ImageSpec, mask: Mask | None) -> Iter
             yield from pool.map(take, some)
 
 
-def pixel_chunks(source: ArrayFile, spec: ImageSpec, mask: Mask | None) -> Iterator[tuple[int, Pixels]]:
+def pixel_chunks(source: ArraySource, spec: ImageSpec, mask: Mask | None) -> Iterator[tuple[int, Pixels]]:
     """(number of its first image, parts) of an array of images that are not tiled.
 
     Raises:
@@ -151,7 +151,7 @@ def pixel_chunks(source: ArrayFile, spec: ImageSpec, mask: Mask | None) -> Itera
         yield start, parts
 
 
-def taken_pixels(source: ArrayFile, spec: ImageSpec, mask: Mask | None) -> Iterator[Taken]:
+def taken_pixels(source: ArraySource, spec: ImageSpec, mask: Mask | None) -> Iterator[Taken]:
     """The images of an array, each cut into tiles."""
     for start, chunk in source.chunks():
         for i, pixels in enumerate(chunk if chunk.ndim == 4 else chunk[..., None]):
@@ -173,7 +173,7 @@ def batched(taken: Iterator[Taken], spec: ImageSpec, rows: int) -> Iterator[list
         yield held
 
 
-def _pixel_blocks(source: ArrayFile, spec: ImageSpec, mask: Mask | None, rows: int) -> Iterator[Block]:
+def _pixel_blocks(source: ArraySource, spec: ImageSpec, mask: Mask | None, rows: int) -> Iterator[Block]:
     groups = key_groups(source, spec.calibrate_by, "--calibrate-by", strict=False)
     if spec.tile:
         for batch in batched(taken_pixels(source, spec, mask), spec, rows):

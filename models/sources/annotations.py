@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from vaegis.models.errors import Refusal
-from vaegis.models.sources.arrays import ArrayFile
 from vaegis.models.sources.images import ImageFolder
-from vaegis.models.sources.opening import Source
+from vaegis.models.sources.opening import ArraySource, Source
 from vaegis.models.sources.tables import TableFiles
 
 Table = TypeVar("Table")
@@ -22,7 +21,7 @@ class Readers(Generic[Table]):
 
     folders: Callable[[ImageFolder], Table] | None  # None where the samples lie in no folders
     column: Callable[[TableFiles, str], Table]
-    key: Callable[[ArrayFile, str], Table]
+    key: Callable[[ArraySource, str], Table]
     file: Callable[[Source, Path], Table]
 
 
@@ -46,7 +45,7 @@ def told(source: Source, how: str, option: str, each: str, forms: str, readers: 
             raise Refusal(f"{option} {how} needs csv or Parquet files; an .npz takes key:NAME, images take folders.")
         return readers.column(source, how.removeprefix("column:"))
     if how.startswith("key:"):
-        if not isinstance(source, ArrayFile):
+        if not isinstance(source, ArraySource):
             raise Refusal(f"{option} {how} needs an .npz; csv and Parquet take column:NAME, images take folders.")
         return readers.key(source, how.removeprefix("key:"))
     path = Path(how)

@@ -87,14 +87,21 @@ class ArrayFile:
             raise Refusal(f"{self.path.name} holds one array, so {key!r} cannot be a key of it; use an .npz.")
         header = member_header(self.path, key)
         n = self.header.shape[0]
-        if not header.shape or header.shape[0] != n:
-            raise Refusal(
-                f"Array {key!r} of {self.path.name} has shape {header.shape}; it must hold {n} values, one per sample."
-            )
-        if header.dtype.kind not in "biufUS":
-            raise Refusal(f"Array {key!r} of {self.path.name} holds {header.dtype}; give integers or strings.")
+        check_vector(self.path.name, key, header.shape, header.dtype, n)
         parts = [chunk for _, chunk in _chunks(self.path, key, header, 0, n)]
         return np.concatenate(parts) if parts else np.empty(header.shape, header.dtype)
+
+
+def check_vector(name: str, key: str, shape: tuple[int, ...], dtype: np.dtype[Any], n: int) -> None:
+    """Refuses an array that does not hold a number or text for each of n samples.
+
+    Raises:
+        Refusal: another length, or another kind of values.
+    """
+    if not shape or shape[0] != n:
+        raise Refusal(f"Array {key!r} of {name} has shape {shape}; it must hold {n} values, one per sample.")
+    if dtype.kind not in "biufUS":
+        raise Refusal(f"Array {key!r} of {name} holds {dtype}; give integers or strings.")
 
 
 def open_array(path: Path, options: SourceOptions) -> ArrayFile:

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from vaegis.models.errors import Refusal
 from vaegis.models.sources.annotations import Readers, told
-from vaegis.models.sources.arrays import ArrayFile
 from vaegis.models.sources.images import ImageFolder
-from vaegis.models.sources.opening import Source
+from vaegis.models.sources.opening import ArraySource, Source
 from vaegis.models.sources.options import listed, natural_key, span
 from vaegis.models.sources.tables import TableFiles, numeric, open_table
 
@@ -117,7 +116,7 @@ def _from_column(source: TableFiles, column: str) -> ConditionTable:
     return _table(words, {name: ItemConditions(codes, first) for name, (first, codes) in found.items()})
 
 
-def _from_key(source: ArrayFile, key: str) -> ConditionTable:
+def _from_key(source: ArraySource, key: str) -> ConditionTable:
     values = source.vector(key)
     if values.ndim != 1:
         raise Refusal(f"--condition key:{key}: the array has shape {values.shape}; give one value per sample.")

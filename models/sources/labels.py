@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from vaegis.models.errors import Refusal
 from vaegis.models.sources.annotations import Readers, told
-from vaegis.models.sources.arrays import ArrayFile
 from vaegis.models.sources.images import ImageFolder
-from vaegis.models.sources.opening import Source
+from vaegis.models.sources.opening import ArraySource, Source
 from vaegis.models.sources.options import listed, span
 from vaegis.models.sources.tables import TableFiles, numeric, open_table
 from vaegis.models.spec import Kind
@@ -112,7 +111,7 @@ def _from_column(source: TableFiles, column: str) -> LabelTable:
     return LabelTable({name: labels for name, labels in items.items() if len(labels.index)})
 
 
-def _from_key(source: ArrayFile, key: str) -> LabelTable:
+def _from_key(source: ArraySource, key: str) -> LabelTable:
     values = source.vector(key)
     first, last = source.span
     values = values[first:last]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from vaegis.models.errors import Refusal
 from vaegis.models.sources.arrays import ArrayFile, array_kind, open_array
 from vaegis.models.sources.images import SUFFIXES as IMAGE_SUFFIXES
 from vaegis.models.sources.images import ImageFolder, is_image_file, walk
+from vaegis.models.sources.memory import ArrayMemory
 from vaegis.models.sources.options import SourceOptions, listed, natural_key
 from vaegis.models.sources.tables import SUFFIXES as TABLE_SUFFIXES
 from vaegis.models.sources.tables import TableFiles
 from vaegis.models.spec import Kind
 
-Source = ImageFolder | ArrayFile | TableFiles
+ArraySource = ArrayFile | ArrayMemory  # what is read from arrays, wherever they lie
+Source = ImageFolder | ArraySource | TableFiles
 ARRAY_SUFFIXES = (".npy", ".npz")
 
 
@@ -58,10 +61,10 @@ def as_kind(source: Source, kind: Kind) -> Source:
     if said is not None:
         raise Refusal(f"--kind {said} was given, but the model takes {_plural(kind)}; leave --kind out.")
     match source:
-        case ArrayFile():
+        case ArrayFile() | ArrayMemory():
             name = source.path.name if source.key is None else f"Array {source.key!r} of {source.path.name}"
             array_kind(name, source.header.shape, source.header.dtype, kind)
-            return ArrayFile(source.path, source.options, kind, source.key, source.header)
+            return replace(source, kind=kind)
         case TableFiles() if kind != "image":
             return TableFiles(source.path, source.options, kind, source.root, source.files)
     held = "images" if isinstance(source, ImageFolder) else "tables"

@@ -22,10 +22,7 @@ def demo(
     One model learns handwritten digits 0 to 3 (real scans, shipped with scikit-learn) and is shown 7, 8 and 9; the
     other learns a simulated pump and is shown a flow meter that drifts off. Everything is kept in the home.
     """
-    from vaegis.service.cli.fit import need_training
+    from vaegis.service import fitting
     from vaegis.service.settings import read_settings
 
-    need_training()
-    from vaegis.training.demo import run
-
-    run(home if home is not None else read_settings().home, models_only)
+    fitting.demo(home if home is not None else read_settings().home, models_only)

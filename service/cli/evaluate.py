@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,8 +13,7 @@ from vaegis.models.errors import Refusal
 from vaegis.service.cli import options as shared
 
 if TYPE_CHECKING:
-    from vaegis.models.calibration import Decision
-    from vaegis.training.evaluate import Evaluation
+    from vaegis.service.fitting import LabelledVerdicts
 
 
 @shared.reads()
@@ -43,63 +42,40 @@ def evaluate(
 
     vaegis evaluate test.npz --model bracket --labels key:y
     """
-    import numpy as np
     from rich.console import Console
 
     from vaegis.models.outputs.atomic import write_bytes, writing
-    from vaegis.models.sources import open_source, read_labels
-    from vaegis.service.cli.fit import need_training
-    from vaegis.service.cli.score import open_scoring, with_progress
+    from vaegis.service import fitting
+    from vaegis.service.cli.score import with_progress
 
-    need_training()
-    from vaegis.training.evaluate import evaluate as compare
-
+    fitting.need_training()
+    if device not in ("auto", "cuda", "cpu"):
+        raise Refusal(f"--device {device} is unknown; write auto, cuda or cpu.")
     reading = asked.reading(labels=labels)
-    scorer, decision, stream = open_scoring(
-        source, shared.bundle_for(model, bundle), alpha, threshold, decide_by, None, device, reading
+    folder = shared.bundle_for(model, bundle)
+    outcome = fitting.evaluate(
+        source, folder, labels, reading, alpha, threshold, decide_by, cast(Any, device), with_progress
     )
-    table = read_labels(open_source(source, reading), scorer.spec.kind, labels)
-    evidence: dict[str, list[Any]] = {t: [] for t in scorer.terms}
-    flagged, label, classes = [], [], []
-    for verdicts in with_progress(stream):
-        found, named = table.find(verdicts.block.items, verdicts.block.index)
-        if (found < 0).any():
-            i = int((found < 0).argmax())
-            raise Refusal(
-                f"{verdicts.block.items[i]} [{verdicts.block.index[i]}] has no label in {labels}; label every sample."
-            )
-        label.append(found)
-        classes += named
-        flagged.append(verdicts.anomalous)
-        for term, values in verdicts.evidence.items():
-            evidence[term].append(values)
-    n = scorer.calibration.group(None).effective
-    result = compare(
-        {t: np.concatenate(v) for t, v in evidence.items()},
-        np.concatenate(flagged),
-        np.concatenate(label).astype(np.int64),
-        classes,
-        decision,
-        n,
-    )
-    facts = {
-        **asdict(result),
+    decision = outcome.decision
+    figures = {
+        **asdict(outcome.evaluation),
         "decide_by": decision.decide_by,
         "alpha": decision.alpha,
         "threshold": decision.threshold,
     }
     if out is not None:
         with writing(f"--out {out}"):
-            write_bytes(out, (json.dumps(facts, indent=2) + "\n").encode())
+            write_bytes(out, (json.dumps(figures, indent=2) + "\n").encode())
     if as_json:
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps(figures))
         return
-    _tell(Console(highlight=False, soft_wrap=True), result, decision, scorer.spec.kind == "series")
+    _tell(Console(highlight=False, soft_wrap=True), outcome)
 
 
-def _tell(console: Any, result: Evaluation, decision: Decision, series: bool) -> None:
+def _tell(console: Any, outcome: LabelledVerdicts) -> None:
     from rich.table import Table
 
+    result, decision, series = outcome.evaluation, outcome.decision, outcome.kind == "series"
     what = "time steps" if series else "samples"
     console.print(f"{result.clean:,} clean and {result.anomalies:,} anomalous {what}, {result.unjudged:,} unjudged")
     table = Table("evidence", "AUROC %", title="How well each term ranks", title_justify="left")
@@ -108,18 +84,18 @@ def _tell(console: Any, result: Evaluation, decision: Decision, series: bool) ->
     console.print(table)
     console.print(f"By {decision.decide_by} above {decision.threshold:.5g}:")
     console.print(f"  found {result.detection_rate:.1%} of the anomalies; F1 {result.f1:.3f}")
-    said = f"  flagged {result.false_alarm_rate:.2%} of the clean {what}"
+    sentence = f"  flagged {result.false_alarm_rate:.2%} of the clean {what}"
     if decision.alpha is not None:
-        said += f", asked for {decision.alpha:.2%}"
+        sentence += f", asked for {decision.alpha:.2%}"
     if result.expected is not None:
         low, high = result.expected
         inside = low <= result.false_alarm_rate <= high
-        said += f"; luck explains {low:.2%} to {high:.2%} (99 %)"
+        sentence += f"; luck explains {low:.2%} to {high:.2%} (99 %)"
         if not inside:
-            said += ". [yellow]This is outside: the clean test samples are not like the clean training samples.[/]"
+            sentence += ". [yellow]This is outside: the clean test samples are not like the clean training samples.[/]"
         if series:
-            said += " [dim](for independent samples; neighbouring time steps are not)[/]"
-    console.print(said)
+            sentence += " [dim](for independent samples; neighbouring time steps are not)[/]"
+    console.print(sentence)
     if result.by_class:
         by_class = Table("class", "samples", "AUROC %", "flagged %", title="By kind of anomaly", title_justify="left")
         for name, (count, area, share) in result.by_class.items():

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -18,7 +15,7 @@ from vaegis.service.cli import options as shared
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vaegis.training.pipeline import Made, Watch
+    from vaegis.service.fitting import Outcome, Step, Watch
 
 
 @shared.reads("condition")
@@ -139,9 +136,10 @@ def fit(
     """
     from rich.console import Console
 
+    from vaegis.service import fitting
     from vaegis.service.cli import several
     from vaegis.service.settings import read_settings
-    from vaegis.service.store.registry import Registry, check_name
+    from vaegis.service.store.registry import check_name
 
     check_name(name)
     settings = read_settings()
@@ -149,17 +147,14 @@ def fit(
         raise Refusal(f"--missing {missing} is unknown; write refuse or allow.")
     if device not in ("auto", "cuda", "cpu"):
         raise Refusal(f"--device {device} is unknown; write auto, cuda or cpu.")
-    need_training()
+    fitting.need_training()
     from vaegis.models.inputs import InputOptions
-    from vaegis.training.fit import FitOptions
-    from vaegis.training.pipeline import Request, run
 
-    work = settings.home / "fits"
-    request = Request(
+    request = fitting.Request(
         source=source,
         name=name,
         out=out if out is not None else settings.home / "bundle",
-        work=work,
+        work=settings.home / "fits",
         family=family,
         arguments=shared.arguments(set_ or (), recipe),
         reading=asked.reading(group_by, calibrate_by, condition=condition),
@@ -174,7 +169,7 @@ def fit(
             roi=roi,
         ),
         alpha=alpha,
-        options=FitOptions(seed, steps, shared.duration(max_time), batch, rate, cast(Any, device)),
+        options=fitting.FitOptions(seed, steps, shared.duration(max_time), batch, rate, cast(Any, device)),
         resume=resume,
         generation=generation,
         network=features,
@@ -188,43 +183,20 @@ def fit(
         raise Refusal("--test compares several families; of one model write: vaegis evaluate SOURCE --model NAME.")
     if names is not None:
         with _watch(console) as watch:
-            entries, kept_all, page = several.compared(request, names, against, out, settings, console, watch)
-        several.tell(Console(highlight=False, soft_wrap=True), entries, kept_all, page)
+            comparison = fitting.compare(
+                request, names, settings, out, against, watch, several.family_begun(console, names)
+            )
+        several.tell(Console(highlight=False, soft_wrap=True), name, comparison)
         return
-    aside: Path | None = None
-    try:
-        if out is None:
-            settings.home.mkdir(parents=True, exist_ok=True)
-            aside = Path(tempfile.mkdtemp(prefix=".fit-", dir=settings.home))
-            request = replace(request, out=aside / "bundle")
+    if sweep:
+        grid = several.grid(sweep)
         with _watch(console) as watch:
-            made = several.swept(request, sweep, console, watch) if sweep else run(request, watch)
-        if out is None:
-            with closing(Registry.open(settings)) as registry:
-                kept = registry.add(name, made.bundle.path, move=True)
-                place = registry.resolve(f"{name}@{kept.version}").path
-            said = shared.kept(kept, name)
-        else:
-            said, place = f"{out}", out
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
-    _tell(Console(highlight=False, soft_wrap=True), made, said, place)
-
-
-def need_training() -> None:
-    """Says plainly when only the service is installed; to be called before torch is imported."""
-    import os
-    from importlib.util import find_spec
-
-    # torch's threads wait for each other by spinning, which on cores shared with other work made fits 8 times slower;
-    # waiting asleep costs next to nothing on idle ones. libgomp reads this when it is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
-
-    for module in ("torch", "lightning_fabric", "onnxscript", "safetensors", "sklearn", "matplotlib"):
-        if find_spec(module) is None:
-            raise Refusal(f"Fitting needs {module}, which is not installed; run: pip install 'vaegis[train]'.")
+            outcome = fitting.sweep(request, grid, settings, out, watch, several.setting_begun(console))
+        several.tell_sweep(console, outcome)
+    else:
+        with _watch(console) as watch:
+            outcome = fitting.fit(request, settings, out, watch)
+    _tell(Console(highlight=False, soft_wrap=True), name, outcome)
 
 
 @contextmanager
@@ -232,8 +204,7 @@ def _watch(console: Console) -> Iterator[Watch]:
     """A progress bar, and what moves it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from vaegis.training.fit import Step
-    from vaegis.training.pipeline import Watch
+    from vaegis.service.fitting import Watch
 
     bar = Progress(
         TextColumn("{task.description}"),
@@ -263,17 +234,15 @@ def _watch(console: Console) -> Iterator[Watch]:
         yield watch
 
 
-def _tell(console: Console, made: Made, said: str, place: Path) -> None:
+def _tell(console: Console, name: str, outcome: Outcome) -> None:
     """What came of it, in a few lines."""
-    from vaegis.models.calibration import decide
-
-    manifest, split = made.bundle.manifest, made.split
-    decision = decide(made.calibration, manifest.alpha)
-    counts = split.counts()
-    console.print(f"{said}  (digest {manifest.digest[:12]})", style="bold", markup=False)
+    result, place = outcome.result, outcome.placement.path
+    manifest, decision, counts = result.bundle.manifest, result.report.decision, result.split.counts()
+    kept = shared.kept_at(outcome.placement, name)
+    console.print(f"{kept}  (digest {manifest.digest[:12]})", style="bold", markup=False)
     console.print(
         f"  learned from {counts['fit']} clean samples, validated on {counts['validate']}, calibrated on "
-        f"{counts['calibrate']}; {made.fitted.steps} steps in {made.fitted.seconds:.0f} s ({made.fitted.stopped})"
+        f"{counts['calibrate']}; {result.fit.steps} steps in {result.fit.seconds:.0f} s ({result.fit.stopped})"
     )
     beyond = ", extrapolated" if decision.extrapolated else ""
     console.print(f"  flags a score above {decision.threshold:.5g}: {manifest.alpha:.2%} false alarms{beyond}")

@@ -18,6 +18,7 @@ from vaegis.models.spec import SPECS, Kind
 
 if TYPE_CHECKING:
     from vaegis.models.sources import SourceOptions
+    from vaegis.service.fitting import Placement
     from vaegis.service.store.registry import Registered
 
 Source = Annotated[
@@ -231,3 +232,8 @@ def kept(added: Registered, name: str) -> str:
     if not added.promoted and not added.known:
         said += f"; promote it with: vaegis models promote {name}@{added.version}"
     return said
+
+
+def kept_at(placement: Placement, name: str) -> str:
+    """Where a bundle is kept, in a phrase."""
+    return f"{placement.path}" if placement.registered is None else kept(placement.registered, name)

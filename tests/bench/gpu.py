@@ -37,8 +37,8 @@ from vaegis.models.runtime.sessions import Cuda
 from vaegis.models.scorer import Scorer
 from vaegis.models.sources import SourceOptions, open_source
 from vaegis.training.export import TOLERANCE, ScoreGraph
-from vaegis.training.fit import FitOptions
-from vaegis.training.pipeline import Request, run
+from vaegis.training.pipeline import run
+from vaegis.training.request import FitOptions, Request
 
 SIZES = (28, 128, 256)
 BATCHES = (1, 16, 64, 256, 1024)
@@ -94,7 +94,7 @@ def measured(folder: Path, size: int, device: str, rounds: int, ceiling: dict[st
         bundles["half"] = half_bundle(made.bundle, samples, folder / "half", "cpu" if dry else "cuda")[0]
     except Refusal as refusal:
         print(f"{size} pixels: {refusal}")
-    family = made.fitted.family
+    family = made.fit.family
     work, traffic = costs(family, size)
     return [
         {

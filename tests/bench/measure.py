@@ -22,8 +22,8 @@ from vaegis.models.bundle import Bundle, open_bundle
 from vaegis.models.calibration import ALL, decide
 from vaegis.models.inputs import InputOptions
 from vaegis.models.scorer import Scorer
-from vaegis.training.fit import FitOptions
-from vaegis.training.pipeline import Request, Watch, run
+from vaegis.training.pipeline import run
+from vaegis.training.request import FitOptions, Request, Watch
 
 FIT_KEYS = ("batch", "rate", "window", "stride", "size", "invariant")  # --fit: options of `vaegis fit`
 
@@ -66,12 +66,12 @@ def measure(wish: Wish, root: Path, code: str, label: str, device: str = "auto")
         "key": wish.key(code),
         "auroc": auroc,
         "ap": ap,
-        "fit_s": round(made.fitted.seconds, 2),  # training alone
+        "fit_s": round(made.fit.seconds, 2),  # training alone
         "wall_s": round(wall, 2),  # all of `vaegis fit`: reading, training, export, calibration, report
         "stages_s": {what: round(end - at, 2) for (what, at), end in zip(stages, ends, strict=True)},
-        "steps": made.fitted.steps,
-        "best_step": made.fitted.best_step,
-        "stopped": made.fitted.stopped,
+        "steps": made.fit.steps,
+        "best_step": made.fit.best_step,
+        "stopped": made.fit.stopped,
         "parameters": bundle.manifest.training.parameters,
         "score_ms": round(1000 * scored["seconds"] / max(1, len(index)), 5),  # a sample, in blocks
         "split": made.split.counts(),

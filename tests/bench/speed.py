@@ -33,8 +33,8 @@ from vaegis.models.calibration import decide
 from vaegis.models.outputs.score_file import ScoreFile
 from vaegis.models.scorer import Scorer
 from vaegis.models.sources import SourceOptions
-from vaegis.training.fit import FitOptions
-from vaegis.training.pipeline import Request, run
+from vaegis.training.pipeline import run
+from vaegis.training.request import FitOptions, Request
 
 BATCH = 64
 COLUMNS = 32
@@ -75,8 +75,8 @@ def fit(folder: Path, family: str, steps: int | None) -> dict[str, Any]:
     made = run(measure.requested(wish, data, clean, folder))
     found = {
         "fit_s": round(time.perf_counter() - began, 2),
-        "training_s": round(made.fitted.seconds, 2),
-        "steps": made.fitted.steps,
+        "training_s": round(made.fit.seconds, 2),
+        "steps": made.fit.steps,
     }
     if find_spec("pyod") is None:
         print("PyOD is not installed, so its VAE is not timed beside ours.")

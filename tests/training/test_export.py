@@ -117,7 +117,7 @@ def test_a_random_graph_is_refused():
 
 def test_weights_changed_after_the_export_are_noticed(fitted):
     made = fitted("vae", "vector")
-    family, x = copy.deepcopy(made.fitted.family), clean("vector", GATE_BATCH + 3)
+    family, x = copy.deepcopy(made.fit.family), clean("vector", GATE_BATCH + 3)
     graph = made.bundle.read("score.onnx")
     assert gate(family, graph, lambda i: x[i], np.arange(len(x))).torch < 1
     with torch.no_grad():
@@ -140,10 +140,10 @@ def test_graphs_have_the_signature_of_the_interface(fitted):
         score = onnx.load_model_from_string(made.bundle.read("score.onnx"))
         assert signature(score.graph.input) == {"input": (dtype, shape)}
         outputs = signature(score.graph.output)
-        assert list(outputs) == ["score", *made.fitted.family.meaning, "map"]
+        assert list(outputs) == ["score", *made.fit.family.meaning, "map"]
         assert outputs.pop("map") == ("FLOAT", list(made.bundle.spec.map_shape))
         assert set(map(str, outputs.values())) == {"('FLOAT', [])"}
-        latent = [made.fitted.family.latent_size]
+        latent = [made.fit.family.latent_size]
         encoder = onnx.load_model_from_string(made.bundle.read("encoder.onnx")).graph
         assert signature(encoder.output) == {"mean": ("FLOAT", latent), "log_variance": ("FLOAT", latent)}
         decoder = onnx.load_model_from_string(made.bundle.read("decoder.onnx")).graph

@@ -10,7 +10,8 @@ from toy_families import BlindToCleanSamples, Broken, Duel, Level, Slope, Statis
 from toy_data import SERIES, VECTORS, InMemory, vectors, windows
 from vaegis.models.errors import Refusal
 from vaegis.models.families.vae import VAE
-from vaegis.training.fit import EPOCH_LEAST, FitOptions, Order, fit, looks
+from vaegis.training.fit import EPOCH_LEAST, Order, fit, looks
+from vaegis.training.request import FitOptions
 from vaegis.training.splits import Split
 
 SAMPLES = InMemory(VECTORS, vectors(200, 1))

@@ -18,8 +18,8 @@ from vaegis.models.runtime.graph import Graph
 from vaegis.models.scorer import Scorer
 from vaegis.models.sources import SourceOptions, open_source
 from vaegis.training import export
-from vaegis.training.fit import FitOptions
-from vaegis.training.pipeline import Request, Watch, run
+from vaegis.training.pipeline import run
+from vaegis.training.request import FitOptions, Request, Watch
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_bundle_says_what_was_done(fitted, kind):
     made = fitted("vae", kind)
     manifest = open_bundle(made.bundle.path).manifest
     assert list(manifest.evidence)[0] == "score"
-    assert set(manifest.evidence) == {"score", *made.fitted.family.meaning}
+    assert set(manifest.evidence) == {"score", *made.fit.family.meaning}
     assert (manifest.family, manifest.alpha, manifest.arguments["latent"]) == ("vae", 0.05, 4)
     training = manifest.training
     assert dataclasses.asdict(training.split) == made.split.counts()

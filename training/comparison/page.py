@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from html import escape
 
@@ -10,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaegis.models import spec as specs
-from vaegis.models.bundle import DECODER, ENCODER, SCORE, Bundle
+from vaegis.models.bundle import DECODER, ENCODER, SCORE
 from vaegis.models.runtime.graph import Graph
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec
 from vaegis.training.comparison.families import Entry, Examples, Figures
+from vaegis.training.pipeline import FittedBundle
 from vaegis.training.report import charts, panels
 from vaegis.training.report.judgement import number, percent
 from vaegis.training.report.measurements import Coder, Shown
@@ -41,7 +41,7 @@ def cells(entry: Entry) -> tuple[str, ...]:
     return (
         entry.name,
         "–" if f.auroc is None else f"{100 * f.auroc:.1f}",
-        "–" if f.found is None else percent(f.found),
+        "–" if f.detection_rate is None else percent(f.detection_rate),
         _alarms(f),
         "–" if f.bits is None else f"{f.bits:.3f}",
         "–" if f.repeated is None else percent(f.repeated),
@@ -63,11 +63,11 @@ def _alarms(f: Figures) -> str:
 
 def page(name: str, spec: InputSpec, entries: Sequence[Entry], shown: Examples, tested: bool) -> bytes:
     """The whole page."""
-    made = [e for e in entries if e.made is not None]
-    asked = "".join({f" {percent(e.figures.alpha)} was asked for." for e in made if e.figures is not None})
+    fitted = [e for e in entries if e.result is not None]
+    asked = "".join({f" {percent(e.figures.alpha)} was asked for." for e in fitted if e.figures is not None})
     rows = "".join(
         f"<tr><th>{escape(e.name)}</th>" + "".join(f"<td>{escape(c)}</td>" for c in cells(e)[1:]) + "</tr>"
-        for e in made
+        for e in fitted
     )
     head = "".join(f"<th>{c}</th>" for c in COLUMNS)
     alarms = (
@@ -86,7 +86,7 @@ def page(name: str, spec: InputSpec, entries: Sequence[Entry], shown: Examples, 
         "held-out clean samples, where the likelihood is exact: less is better. Repeats is the share of what makes "
         "clean samples differ that the reconstructions hold. Ms are milliseconds of one sample in batches of 64 on "
         f"this machine's CPU; MB are of all graphs.</p>{f'<ul class=warned>{left}</ul>' if left else ''}</section>",
-        _pictures(spec, made, shown),
+        _pictures(spec, fitted, shown),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -97,12 +97,12 @@ def page(name: str, spec: InputSpec, entries: Sequence[Entry], shown: Examples, 
     ).encode()
 
 
-def seen(bundle: Bundle, shown: Examples) -> list[Shown]:
-    """What the bundle makes of the examples."""
+def scored(result: FittedBundle, shown: Examples) -> list[Shown]:
+    """What a model makes of the examples."""
+    bundle, reconstruction = result.bundle, result.report.reconstruction
     out = Graph(bundle.read(SCORE), bundle.spec, "cpu").run(shown.parts, maps=True, conditions=shown.conditions)
     rebuilt: NDArray[np.float32] | None = None
-    told = json.loads(bundle.read("report/report.json"))["reconstruction"]
-    if ENCODER in bundle.manifest.files and not (told is not None and told["exact"]):
+    if ENCODER in bundle.manifest.files and not (reconstruction is not None and reconstruction.exact):
         coder = Coder(bundle.read(ENCODER), bundle.read(DECODER) if DECODER in bundle.manifest.files else None)
         rebuilt = coder.decode(coder.encode(shown.parts, shown.conditions)[0], shown.conditions)
     return [
@@ -120,13 +120,12 @@ def seen(bundle: Bundle, shown: Examples) -> list[Shown]:
     ]
 
 
-def _pictures(spec: InputSpec, made: Sequence[Entry], shown: Examples) -> str:
+def _pictures(spec: InputSpec, entries: Sequence[Entry], shown: Examples) -> str:
     parts = []
     display = None
-    for entry in made:
-        assert entry.made is not None
-        bundle = entry.made.bundle
-        some, scale = seen(bundle, shown), bundle.calibration.map_range
+    for entry in entries:
+        assert entry.result is not None
+        some, scale = scored(entry.result, shown), entry.result.bundle.calibration.map_range
         match spec:
             case ImageSpec():
                 display = display or panels.Display.of(spec, some)

@@ -38,27 +38,36 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from vaegis.training.report import generated
+from vaegis.training.report.contents import Report, to_json
 from vaegis.training.report.facts import Facts
 from vaegis.training.report.judgement import warnings
-from vaegis.training.report.measurements import look
-from vaegis.training.report.numbers import numbers, plain, settled
+from vaegis.training.report.measurements import measure
+from vaegis.training.report.numbers import numbers, settled
 from vaegis.training.report.page import page
-from vaegis.training.report.trials import table, trials
+from vaegis.training.report.trials import trials
 
-__all__ = ["Facts", "build"]
+__all__ = ["Facts", "Rendering", "Report", "build"]
 
 
-def build(facts: Facts) -> dict[str, bytes]:
-    """Relative path -> bytes."""
-    seen = look(facts)
-    tried = trials(facts)
-    found = {**numbers(facts, seen), "trials": table(tried), "generation": generated.table(facts.generation)}
-    warned = warnings(found, settled(facts))
-    found = plain({**found, "warnings": [asdict(w) for w in warned]})
-    return {
-        "report/report.json": json.dumps(found, indent=1, allow_nan=False).encode(),
-        "report/report.html": page(facts, seen, found, warned, tried),
+@dataclass(frozen=True)
+class Rendering:
+    """A report, and the files that show it."""
+
+    report: Report
+    files: Mapping[str, bytes]  # relative path -> bytes
+
+
+def build(facts: Facts) -> Rendering:
+    """Measures, judges and draws."""
+    measurements, tried = measure(facts), trials(facts)
+    report = numbers(facts, measurements, tried)
+    report = replace(report, warnings=tuple(warnings(report, settled(facts))))
+    text = json.dumps(to_json(report), indent=1, allow_nan=False)
+    files = {
+        "report/report.json": text.encode(),
+        "report/report.html": page(facts, measurements, report, tried),
     }
+    return Rendering(report, files)

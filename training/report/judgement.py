@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+
+from vaegis.training.report.contents import Caution, Report
 
 NOUNS = {"image": ("image", "images"), "series": ("window", "windows"), "vector": ("row", "rows")}
 
@@ -19,15 +20,6 @@ FEW = 99  # independent calibration samples that a rate of 1 % takes
 ALIKE = "That is right where clean samples differ by no more than noise, and only there."
 
 
-@dataclass(frozen=True)
-class Warned:
-    """One thing to know."""
-
-    code: str  # stable, for programs
-    level: Literal["alarm", "warning", "note"]  # do not use; look first; good to know
-    text: str
-
-
 def percent(share: float) -> str:
     """`0.05 %`, to two significant digits."""
     return f"{float(f'{100 * share:.2g}'):g} %"
@@ -35,110 +27,111 @@ def percent(share: float) -> str:
 
 def number(value: float | None, digits: int = 4) -> str:
     """A number for reading, or a dash."""
-    return "–" if value is None else f"{value:.{digits}g}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
 
 
-def verdict(n: dict[str, Any]) -> list[str]:
+def verdict(report: Report) -> list[str]:
     """What the model is, in a few sentences."""
-    one, many = NOUNS[n["input"]["kind"]]
-    counts, decision = n["samples"], n["decision"]
-    held = counts["calibrate"]
-    independent = "" if counts["independent"] == held else f", worth {counts['independent']} that do not overlap"
+    one, many = NOUNS[report.input["kind"]]
+    counts, decision = report.samples, report.decision
+    held = counts.calibrate
+    independent = "" if counts.independent == held else f", worth {counts.independent} that do not overlap"
     said = [
-        f"{n['name']} learned what clean product looks like from {counts['read']} clean {many} "
-        f"({n['input']['description']}): {counts['fit']} to fit the model, {counts['validate']} to decide when to stop "
+        f"{report.name} learned what clean product looks like from {counts.read} clean {many} "
+        f"({report.input['description']}): {counts.fit} to fit the model, {counts.validate} to decide when to stop "
         f"and how to combine the evidence, and {held} that it never saw, to calibrate{independent}."
     ]
-    alpha, article = decision["alpha"], "an" if one[0] in "aeiou" else "a"
+    alpha, article = decision.alpha, "an" if one[0] in "aeiou" else "a"
     if alpha is not None:
-        low, high = decision["interval"]
+        assert decision.interval is not None
+        low, high = decision.interval
         said.append(
-            f"It calls {article} {one} anomalous when its {decision['decide_by']} exceeds "
-            f"{number(decision['threshold'])}. Of clean {many} like these, {percent(alpha)} are then expected to be "
+            f"It calls {article} {one} anomalous when its {decision.decide_by} exceeds "
+            f"{number(decision.threshold)}. Of clean {many} like these, {percent(alpha)} are then expected to be "
             f"called so by mistake: about one in {round(1 / alpha)}."
         )
-        if decision["extrapolated"]:
+        if decision.extrapolated:
             said.append(
-                f"That threshold is extrapolated: {counts['independent']} independent clean {many} can measure a rate "
-                f"of {percent(decision['lowest_measured_alpha'])} and no lower."
+                f"That threshold is extrapolated: {counts.independent} independent clean {many} can measure a rate "
+                f"of {percent(decision.lowest_measured_alpha)} and no lower."
             )
         else:
             said.append(
-                f"As {counts['independent']} independent {many} set it, this model's own long-run rate lies between "
+                f"As {counts.independent} independent {many} set it, this model's own long-run rate lies between "
                 f"{percent(low)} and {percent(high)} with 99 % confidence."
             )
-    lowest, measured = decision["lowest_alpha"], decision["lowest_measured_alpha"]
+    lowest, measured = decision.lowest_alpha, decision.lowest_measured_alpha
     beyond = f", extrapolated below {percent(measured)}" if lowest < measured else ""
     said.append(f"The lowest false-alarm rate that can be asked for is {percent(lowest)}{beyond}.")
-    if decision["groups"]:
+    if decision.groups:
         said.append(
-            f"{len(decision['groups'])} groups are calibrated apart: a {one} that names its group is held against that "
+            f"{len(decision.groups)} groups are calibrated apart: a {one} that names its group is held against that "
             "group's clean ones. What is said here is of all together."
         )
     return said
 
 
-def warnings(n: dict[str, Any], falling: float) -> list[Warned]:
+def warnings(report: Report, falling: float) -> list[Caution]:
     """What a person should know before trusting the model, worst first."""
-    found = [*_latent(n), *_fit(n, falling), *_calibration(n), *_trials(n), *_generation(n)]
-    if skipped := n["samples"]["skipped"]:
-        found.append(Warned("skipped", "note", f"{skipped} items of the source could not be read and were left out."))
+    found = [*_latent(report), *_fit(report, falling), *_calibration(report), *_trials(report), *_generation(report)]
+    if skipped := report.samples.skipped:
+        found.append(Caution("skipped", "note", f"{skipped} items of the source could not be read and were left out."))
     order = ("alarm", "warning", "note")
-    return sorted(found, key=lambda w: order.index(w.level))
+    return sorted(found, key=lambda caution: order.index(caution.level))
 
 
-def _latent(n: dict[str, Any]) -> list[Warned]:
-    latent, repeated = n["latent"], n["reconstruction"]
+def _latent(report: Report) -> list[Caution]:
+    latent, repeated = report.latent, report.reconstruction
     if latent is None:
         return []
-    active, size = latent["active"], latent["size"]
-    varied = repeated is not None and repeated["linear"] > VARIED
+    active, size = latent.active, latent.size
+    varied = repeated is not None and repeated.linear > VARIED
     if active == 0:
         text = f"Posterior collapse: none of the {size} latent units tells samples apart, so every sample is "
         if repeated is not None and not varied:
-            return [Warned("posterior_collapse", "warning", text + "reconstructed alike. " + ALIKE)]
+            return [Caution("posterior_collapse", "warning", text + "reconstructed alike. " + ALIKE)]
         text += "reconstructed alike. Fit with a smaller beta (--set beta=0.1) or with free bits (--set free_bits=0.1)."
-        return [Warned("posterior_collapse", "alarm", text)]
-    if varied and repeated["explained"] < UNLEARNED * repeated["linear"]:
+        return [Caution("posterior_collapse", "alarm", text)]
+    if repeated is not None and varied and repeated.explained < UNLEARNED * repeated.linear:
         text = (
-            f"The reconstructions repeat {percent(repeated['explained'])} of what makes clean samples differ, where "
-            f"five principal components would repeat {percent(repeated['linear'])}: the model has not learned clean "
+            f"The reconstructions repeat {percent(repeated.explained)} of what makes clean samples differ, where "
+            f"five principal components would repeat {percent(repeated.linear)}: the model has not learned clean "
             "product. Fit for longer (--steps), or with a smaller beta (--set beta=0.1)."
         )
-        return [Warned("not_learned", "alarm", text)]
-    if repeated is not None and repeated["exact"]:
+        return [Caution("not_learned", "alarm", text)]
+    if repeated is not None and repeated.exact:
         return []
     if active == size:
         text = f"All {size} latent units are in use; a larger latent (--set latent={2 * size}) may describe clean "
-        return [Warned("latent_full", "note", text + "product better.")]
+        return [Caution("latent_full", "note", text + "product better.")]
     if active * 8 < size:
         text = (
             f"Only {active} of {size} latent units are in use. That is no fault where clean product varies little; "
             "if reconstructions look blurred below, fit with a smaller beta."
         )
-        return [Warned("latent_sparse", "note", text)]
+        return [Caution("latent_sparse", "note", text)]
     return []
 
 
-def _fit(n: dict[str, Any], falling: float) -> list[Warned]:
+def _fit(report: Report, falling: float) -> list[Caution]:
     found = []
-    stopped = n["training"].get("stopped")
+    stopped = report.training.stopped
     if falling > FALLING and stopped in ("steps", "time"):
         more = "--max-time" if stopped == "time" else "--steps"
         found.append(
-            Warned(
+            Caution(
                 "still_falling",
                 "warning",
                 f"The loss was still falling when the fit ended: {percent(falling)} of its fall came in the last "
                 f"quarter. Fit for longer ({more}).",
             )
         )
-    error = n["terms"].get("reconstruction_error")
-    if error and error["fit"]["samples"] and error["calibrate"]["samples"]:
-        ratio = error["calibrate"]["median"] / max(error["fit"]["median"], 1e-12)
+    error = report.terms.get("reconstruction_error")
+    if error and error.fit.samples and error.calibrate.samples:
+        ratio = (error.calibrate.median or 0.0) / max(error.fit.median or 0.0, 1e-12)
         if ratio > MEMORISED:
             found.append(
-                Warned(
+                Caution(
                     "memorised",
                     "warning",
                     f"Samples it never saw are reconstructed {ratio:.1f} times worse than those it was fitted on: it "
@@ -149,54 +142,55 @@ def _fit(n: dict[str, Any], falling: float) -> list[Warned]:
     return found
 
 
-def _calibration(n: dict[str, Any]) -> list[Warned]:
+def _calibration(report: Report) -> list[Caution]:
     found = []
-    tail, agree, counts = n["tail"], n["agreement"], n["samples"]
-    if tail is not None and tail["shape"] > HEAVY:
+    tail, agree, counts = report.tail, report.agreement, report.samples
+    if tail is not None and tail.shape > HEAVY:
         found.append(
-            Warned(
+            Caution(
                 "heavy_tail",
                 "warning",
-                f"The scores of clean samples have a heavy tail (shape {tail['shape']:.2f}): a few lie far beyond the "
+                f"The scores of clean samples have a heavy tail (shape {tail.shape:.2f}): a few lie far beyond the "
                 "rest. Look at the strangest clean samples below; if they are defects, take them out and fit again.",
             )
         )
-    if agree["p_value"] < DRIFT:
+    if agree.p_value < DRIFT:
         found.append(
-            Warned(
+            Caution(
                 "drift",
                 "warning",
-                f"The two held-out parts of the clean data score differently (p = {agree['p_value']:.1g}): clean "
+                f"The two held-out parts of the clean data score differently (p = {agree.p_value:.1g}): clean "
                 "product may have drifted or come in batches, and then the false-alarm rate will drift too. Group what "
                 "belongs together (--group-by), or calibrate apart (--calibrate-by).",
             )
         )
-    if counts["independent"] < FEW and not n["decision"]["extrapolated"]:  # the verdict says so already
+    if counts.independent < FEW and not report.decision.extrapolated:  # the verdict says so already
         found.append(
-            Warned(
+            Caution(
                 "few",
                 "note",
-                f"{counts['independent']} independent samples calibrate it; {FEW} are needed to measure a rate of 1 %.",
+                f"{counts.independent} independent samples calibrate it; {FEW} are needed to measure a rate of 1 %.",
             )
         )
     return found
 
 
-def _generation(n: dict[str, Any]) -> list[Warned]:
-    return [Warned(alarm["code"], "note", alarm["text"]) for alarm in (n.get("generation") or {}).get("alarms", [])]
+def _generation(report: Report) -> list[Caution]:
+    alarms = report.generation.alarms if report.generation is not None else ()
+    return [Caution(alarm.code, "note", alarm.text) for alarm in alarms]
 
 
-def _trials(n: dict[str, Any]) -> list[Warned]:
-    trials = n.get("trials")
-    if not trials or trials[-1]["found"] >= BLIND:
+def _trials(report: Report) -> list[Caution]:
+    trials = report.trials
+    if not trials or trials[-1].found >= BLIND:
         return []
     best = trials[-1]
     return [
-        Warned(
+        Caution(
             "blind",
             "warning",
-            f"Of synthetic defects made of its own clean samples it flags hardly any: at best {percent(best['found'])} "
-            f"({best['defect']}: {best['says']}). Clean samples may differ too much from each other, or hold defects; "
+            f"Of synthetic defects made of its own clean samples it flags hardly any: at best {percent(best.found)} "
+            f"({best.defect}: {best.says}). Clean samples may differ too much from each other, or hold defects; "
             "declare invariances, group kinds of product apart, or accept a higher false-alarm rate.",
         )
     ]

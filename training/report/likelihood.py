@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 from vaegis.training.report import charts
+from vaegis.training.report.contents import Report
 from vaegis.training.report.facts import Facts
 from vaegis.training.report.judgement import number
 
 
-def section(facts: Facts, n: dict[str, Any]) -> str:
+def section(facts: Facts, report: Report) -> str:
     """The page's section, or nothing for a family without a likelihood."""
-    found = n["likelihood"]
-    if found is None:
+    likelihood = report.likelihood
+    if likelihood is None:
         return ""
     bits = facts.log_jacobian is not None
     rows = []
-    for split in ("fit", "validate", "calibrate"):
-        one = found[split]
-        cells = [split, number(one["elbo"], 5), number(one["nats_per_dimension"])]
-        cells += [number(one["bits_per_dimension"])] if bits else []
+    for split, means in (
+        ("fit", likelihood.fit),
+        ("validate", likelihood.validate),
+        ("calibrate", likelihood.calibrate),
+    ):
+        cells = [split, number(means.elbo, 5), number(means.nats_per_dimension)]
+        cells += [number(means.bits_per_dimension)] if bits else []
         rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    head = "ELBO" if found["term"] == "negative_elbo" else charts.words(found["term"]).removeprefix("negative ")
-    text = f"Means per {found['per']} of {found['dimensions']} values, in nats of the normalised values. "
-    if bits and found["kind"] == "discrete":
+    head = "ELBO" if likelihood.term == "negative_elbo" else charts.words(likelihood.term).removeprefix("negative ")
+    text = f"Means per {likelihood.per} of {likelihood.dimensions} values, in nats of the normalised values. "
+    if bits and likelihood.kind == "discrete":
         text += (
             f"Bits per dimension are of the raw whole numbers: the normalisation's log-Jacobian "
-            f"({number(found['log_jacobian'])} nats) is added, and a whole number has the mass of a bin of width 1."
+            f"({number(likelihood.log_jacobian)} nats) is added, and a whole number has the mass of a bin of width 1."
         )
     elif bits:
         text += (
             f"Bits per dimension are differential, of the raw values with the normalisation's log-Jacobian "
-            f"({number(found['log_jacobian'])} nats): they depend on the units, and may be negative."
+            f"({number(likelihood.log_jacobian)} nats): they depend on the units, and may be negative."
         )
     return (
         "<section><h2>Likelihood</h2><div class=wide><table><thead><tr><th>split</th>"

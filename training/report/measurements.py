@@ -78,8 +78,8 @@ class Explained:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """All of it."""
+class Measurements:
+    """All that the graphs say."""
 
     splits: dict[str, Scored]  # fit, validate, calibrate
     latents: Latents | None  # None where the family has no encoder
@@ -92,7 +92,7 @@ class Seen:
     generated: NDArray[np.float32] | None  # (n, *shape), decoded from the prior
 
 
-def look(facts: Facts) -> Seen:
+def measure(facts: Facts) -> Measurements:
     """Runs the graphs."""
     graph = Graph(facts.graphs[SCORE], facts.spec, "cpu")
     sides = {"fit": facts.split.fit, "validate": facts.split.validate, "calibrate": facts.split.calibrate}
@@ -111,7 +111,7 @@ def look(facts: Facts) -> Seen:
     whole = latents is not None and latents.mean.shape[1] >= math.prod(facts.spec.shape)
     exact = whole and explained is not None and explained.model > EXACT
     rebuilding = None if exact else coder
-    return Seen(
+    return Measurements(
         splits=splits,
         latents=latents,
         explained=explained,

@@ -1,11 +1,9 @@
-"""The numbers of a report, plain and finite: what `report.json` holds and `report.html` prints."""
+"""The numbers of a report: what is computed from the facts of a fit and the measurements of its graphs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,64 +13,54 @@ from vaegis.models import spec as specs
 from vaegis.models.calibration import ALL, Calibration, decide, smallest_alpha
 from vaegis.models.errors import Refusal
 from vaegis.models.spec import ImageSpec
+from vaegis.training.report.contents import (
+    Agreement,
+    CleanSample,
+    Counts,
+    DecisionFacts,
+    Latent,
+    Likelihood,
+    Reconstruction,
+    Report,
+    SplitLikelihood,
+    Summary,
+    TailFacts,
+    TermFacts,
+    TrialFacts,
+    Unit,
+)
 from vaegis.training.report.facts import Facts
-from vaegis.training.report.measurements import Floats, Latents, Seen, Shown, active_units, kl_per_unit
+from vaegis.training.report.measurements import Floats, Latents, Measurements, Shown, active_units, kl_per_unit
+from vaegis.training.report.trials import Trial
 
-FORMAT = 1
 NATS = ("negative_elbo", "negative_iwae", "negative_log_likelihood")  # terms that are -log p(x) or bound it from above
 USUAL_ALPHA = 0.05
 
 
-def numbers(facts: Facts, seen: Seen) -> dict[str, Any]:
-    """Everything but the warnings; see the package's docstring for the schema."""
-    return {
-        "format": FORMAT,
-        "name": facts.name,
-        "family": facts.family,
-        "arguments": facts.arguments,
-        "input": {**specs.to_json(facts.spec), "description": specs.describe(facts.spec)},
-        "evidence": facts.meaning,
-        "samples": _counts(facts),
-        "decision": _decision(facts),
-        "training": asdict(facts.training),
-        "history": facts.history,
-        "terms": {t: _term(facts, seen, t) for t in seen.splits["calibrate"].values},
-        "tail": _tail(facts.calibration),
-        "agreement": agreement(facts, seen),
-        "latent": _latent(seen.latents),
-        "reconstruction": None
-        if seen.explained is None
-        else {
-            "explained": seen.explained.model,
-            "linear": seen.explained.linear,
-            "samples": seen.explained.samples,
-            "exact": seen.exact,
-        },
-        "likelihood": likelihood(facts, seen),
-        "strangest": [_sample(facts, s) for s in seen.strangest],
-        "typical": [_sample(facts, s) for s in seen.typical],
-        "notes": list(facts.notes),
-    }
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON has it: text, whole and finite numbers, lists, objects; what is not finite as null."""
-    match value:
-        case None | bool() | str():
-            return value
-        case np.bool_():
-            return bool(value)
-        case int() | np.integer():
-            return int(value)
-        case float() | np.floating():
-            return float(value) if math.isfinite(value) else None
-        case np.ndarray():
-            return plain(value.tolist())
-        case Mapping():
-            return {str(k): plain(v) for k, v in value.items()}
-        case list() | tuple():
-            return [plain(v) for v in value]
-    return str(value)
+def numbers(facts: Facts, measurements: Measurements, tried: Sequence[Trial]) -> Report:
+    """Everything but the warnings."""
+    return Report(
+        name=facts.name,
+        family=facts.family,
+        arguments=facts.arguments,
+        input={**specs.to_json(facts.spec), "description": specs.describe(facts.spec)},
+        evidence=facts.meaning,
+        samples=_counts(facts),
+        decision=_decision(facts),
+        training=facts.training,
+        history=tuple(facts.history),
+        terms={t: _term(facts, measurements, t) for t in measurements.splits["calibrate"].values},
+        tail=_tail(facts.calibration),
+        agreement=agreement(facts, measurements),
+        latent=_latent(measurements.latents),
+        reconstruction=_reconstruction(measurements),
+        likelihood=likelihood(facts, measurements),
+        strangest=tuple(_sample(facts, s) for s in measurements.strangest),
+        typical=tuple(_sample(facts, s) for s in measurements.typical),
+        notes=facts.notes,
+        trials=tuple(TrialFacts(t.name, t.says, t.samples, t.detection_rate, t.auroc) for t in tried) or None,
+        generation=facts.generation,
+    )
 
 
 def false_alarm_interval(calibration: Calibration, alpha: float) -> tuple[float, float]:
@@ -95,12 +83,12 @@ def threshold_at(calibration: Calibration, alpha: float, term: str = "score") ->
         return None
 
 
-def agreement(facts: Facts, seen: Seen) -> dict[str, Any]:
+def agreement(facts: Facts, measurements: Measurements) -> Agreement:
     """Kolmogorov and Smirnov's two-sample test of validate against calibrate scores.
 
     Overlapping windows are no independent samples: both counts are cut by the share that is independent.
     """
-    a, b = (np.sort(seen.splits[s].values["score"]) for s in ("validate", "calibrate"))
+    a, b = (np.sort(measurements.splits[s].values["score"]) for s in ("validate", "calibrate"))
     every = np.concatenate([a, b])
     gap = np.searchsorted(a, every, side="right") / max(len(a), 1) - np.searchsorted(b, every, side="right") / max(
         len(b), 1
@@ -109,37 +97,45 @@ def agreement(facts: Facts, seen: Seen) -> dict[str, Any]:
     share = min(1.0, facts.split.effective / max(len(facts.split.calibrate), 1))
     m, n = max(len(a) * share, 1.0), max(len(b) * share, 1.0)
     root = math.sqrt(m * n / (m + n))
-    return {
-        "distance": distance,
-        "p_value": float(special.kolmogorov((root + 0.12 + 0.11 / root) * distance)),
-        "validate": len(a),
-        "calibrate": len(b),
-    }
+    return Agreement(
+        distance=distance,
+        p_value=float(special.kolmogorov((root + 0.12 + 0.11 / root) * distance)),
+        validate=len(a),
+        calibrate=len(b),
+    )
 
 
-def likelihood(facts: Facts, seen: Seen) -> dict[str, Any] | None:
+def likelihood(facts: Facts, measurements: Measurements) -> Likelihood | None:
     """ELBO and bits per dimension of the clean splits, or None for a family without nats."""
-    calibrate = seen.splits["calibrate"].values
-    term = next((t for t in NATS if t in calibrate), None)
+    terms = measurements.splits["calibrate"].values
+    term = next((t for t in NATS if t in terms), None)
     if term is None:
         return None
-    dimensions = int(np.prod(facts.spec.shape))
-    image = isinstance(facts.spec, ImageSpec)
-    found: dict[str, Any] = {
-        "term": term,
-        "dimensions": dimensions,
-        "per": "strangest tile" if isinstance(facts.spec, ImageSpec) and facts.spec.tile else "sample",
-        "log_jacobian": facts.log_jacobian,
-        "kind": "discrete" if image else "differential",
-    }
-    for name, scored in seen.splits.items():
-        nats = float(scored.values[term].mean()) if len(scored.values[term]) else math.nan
-        found[name] = {
-            "elbo": -nats,
-            "nats_per_dimension": nats / dimensions,
-            "bits_per_dimension": bits_per_dimension(nats, facts.log_jacobian, dimensions),
-        }
-    return found
+    spec = facts.spec
+    dimensions = int(np.prod(spec.shape))
+    fit, validate, calibrate = (
+        _split_likelihood(measurements.splits[side].values[term], facts.log_jacobian, dimensions)
+        for side in ("fit", "validate", "calibrate")
+    )
+    return Likelihood(
+        term=term,
+        dimensions=dimensions,
+        per="strangest tile" if isinstance(spec, ImageSpec) and spec.tile else "sample",
+        log_jacobian=facts.log_jacobian,
+        kind="discrete" if isinstance(spec, ImageSpec) else "differential",
+        fit=fit,
+        validate=validate,
+        calibrate=calibrate,
+    )
+
+
+def _split_likelihood(values: Floats, log_jacobian: float | None, dimensions: int) -> SplitLikelihood:
+    nats = float(values.mean()) if len(values) else math.nan
+    return SplitLikelihood(
+        elbo=-nats,
+        nats_per_dimension=nats / dimensions,
+        bits_per_dimension=bits_per_dimension(nats, log_jacobian, dimensions),
+    )
 
 
 def bits_per_dimension(nats: float, log_jacobian: float | None, dimensions: int) -> float | None:
@@ -158,80 +154,88 @@ def settled(facts: Facts) -> float:
     return (early - best) / max(losses[0] - best, 1e-12)
 
 
-def _counts(facts: Facts) -> dict[str, Any]:
-    return {
-        "read": len(facts.samples),
-        "skipped": len(facts.samples.skipped),
-        **facts.split.counts(),
-        "independent": facts.split.effective,
-    }
+def _counts(facts: Facts) -> Counts:
+    split = facts.split
+    return Counts(
+        read=len(facts.samples),
+        skipped=len(facts.samples.skipped),
+        fit=len(split.fit),
+        validate=len(split.validate),
+        calibrate=len(split.calibrate),
+        independent=split.effective,
+    )
 
 
-def _decision(facts: Facts) -> dict[str, Any]:
+def _decision(facts: Facts) -> DecisionFacts:
     group, decision = facts.calibration.groups[ALL], facts.decision
     alpha = decision.alpha
-    return {
-        "decide_by": decision.decide_by,
-        "alpha": alpha,
-        "threshold": decision.threshold,
-        "extrapolated": decision.extrapolated,
-        "interval": None if alpha is None else list(false_alarm_interval(facts.calibration, alpha)),
-        "lowest_alpha": smallest_alpha(group, decision.decide_by),
-        "lowest_measured_alpha": 1.0 / (group.effective + 1),
-        "threshold_5_percent": threshold_at(facts.calibration, USUAL_ALPHA, decision.decide_by),
-        "groups": {name: len(g.terms["score"].values) for name, g in facts.calibration.groups.items() if name != ALL},
-    }
+    return DecisionFacts(
+        decide_by=decision.decide_by,
+        alpha=alpha,
+        threshold=decision.threshold,
+        extrapolated=decision.extrapolated,
+        interval=None if alpha is None else false_alarm_interval(facts.calibration, alpha),
+        lowest_alpha=smallest_alpha(group, decision.decide_by),
+        lowest_measured_alpha=1.0 / (group.effective + 1),
+        threshold_5_percent=threshold_at(facts.calibration, USUAL_ALPHA, decision.decide_by),
+        groups={name: len(g.terms["score"].values) for name, g in facts.calibration.groups.items() if name != ALL},
+    )
 
 
-def _term(facts: Facts, seen: Seen, term: str) -> dict[str, Any]:
+def _term(facts: Facts, measurements: Measurements, term: str) -> TermFacts:
     alpha = facts.decision.alpha
-    found: dict[str, Any] = {"threshold": None if alpha is None else threshold_at(facts.calibration, alpha, term)}
-    for name, scored in seen.splits.items():
-        values = scored.values[term]
-        found[name] = _summary(values)
-    return found
+    fit, validate, calibrate = (
+        _summary(measurements.splits[side].values[term]) for side in ("fit", "validate", "calibrate")
+    )
+    return TermFacts(
+        threshold=None if alpha is None else threshold_at(facts.calibration, alpha, term),
+        fit=fit,
+        validate=validate,
+        calibrate=calibrate,
+    )
 
 
-def _summary(values: Floats) -> dict[str, Any]:
+def _summary(values: Floats) -> Summary:
     if not len(values):
-        return {"samples": 0}
+        return Summary(0)
     low, middle, high = (float(q) for q in np.quantile(values, [0.05, 0.5, 0.95]))
-    return {
-        "samples": len(values),
-        "mean": float(values.mean()),
-        "sd": float(values.std()),
-        "minimum": float(values.min()),
-        "q05": low,
-        "median": middle,
-        "q95": high,
-        "maximum": float(values.max()),
-    }
+    return Summary(
+        samples=len(values),
+        mean=float(values.mean()),
+        sd=float(values.std()),
+        minimum=float(values.min()),
+        q05=low,
+        median=middle,
+        q95=high,
+        maximum=float(values.max()),
+    )
 
 
-def _tail(calibration: Calibration) -> dict[str, float] | None:
+def _tail(calibration: Calibration) -> TailFacts | None:
     tail = calibration.groups[ALL].terms["score"].tail
-    if tail is None:
-        return None
-    return {"start": tail.start, "shape": tail.shape, "scale": tail.scale, "share": tail.share}
+    return None if tail is None else TailFacts(tail.start, tail.shape, tail.scale, tail.share)
 
 
-def _latent(latents: Latents | None) -> dict[str, Any] | None:
+def _reconstruction(measurements: Measurements) -> Reconstruction | None:
+    share = measurements.explained
+    return None if share is None else Reconstruction(share.model, share.linear, share.samples, measurements.exact)
+
+
+def _latent(latents: Latents | None) -> Latent | None:
     if latents is None:
         return None
     active, nats = active_units(latents.mean), kl_per_unit(latents)
     variance = latents.mean.var(axis=0)
-    return {
-        "size": latents.mean.shape[1],
-        "active": int(active.sum()),
-        "collapsed": not active.any(),
-        "samples": len(latents.mean),
-        "kl": float(nats.sum()),
-        "explained": explained(latents.mean).tolist(),
-        "units": [
-            {"unit": i, "kl": float(nats[i]), "variance": float(variance[i]), "active": bool(active[i])}
-            for i in range(len(nats))
-        ],
-    }
+    first, second = explained(latents.mean).tolist()
+    return Latent(
+        size=latents.mean.shape[1],
+        active=int(active.sum()),
+        collapsed=not active.any(),
+        samples=len(latents.mean),
+        kl=float(nats.sum()),
+        explained=(first, second),
+        units=tuple(Unit(i, float(nats[i]), float(variance[i]), bool(active[i])) for i in range(len(nats))),
+    )
 
 
 def explained(mean: Floats) -> NDArray[np.float64]:
@@ -241,14 +245,14 @@ def explained(mean: Floats) -> NDArray[np.float64]:
     return np.asarray(np.pad(shares, (0, 2))[:2])
 
 
-def _sample(facts: Facts, shown: Shown) -> dict[str, Any]:
+def _sample(facts: Facts, shown: Shown) -> CleanSample:
     row = facts.samples.row
-    return {
-        "item": facts.samples.items[shown.sample],
-        "index": shown.sample,
-        "row": int(row[shown.sample]) if row is not None else None,
-        "score": shown.score,
-        "p_value": shown.p_value,
-        "worst_term": shown.worst_term,
-        "worst_side": shown.worst_side,
-    }
+    return CleanSample(
+        item=facts.samples.items[shown.sample],
+        index=shown.sample,
+        row=int(row[shown.sample]) if row is not None else None,
+        score=shown.score,
+        p_value=shown.p_value,
+        worst_term=shown.worst_term,
+        worst_side=shown.worst_side,
+    )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 
 from vaegis.models.calibration import ALL
 from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 from vaegis.training.report import charts, generated, likelihood, panels
+from vaegis.training.report.contents import Report
 from vaegis.training.report.facts import Facts
-from vaegis.training.report.judgement import NOUNS, Warned, number, percent, verdict
-from vaegis.training.report.measurements import Seen, Shown, kl_per_unit
+from vaegis.training.report.judgement import NOUNS, number, percent, verdict
+from vaegis.training.report.measurements import Measurements, Shown, kl_per_unit
 from vaegis.training.report.numbers import USUAL_ALPHA
 from vaegis.training.report.style import CSS
 from vaegis.training.report.trials import Trial, section
@@ -21,21 +21,21 @@ from vaegis.training.report.trials import Trial, section
 LEVELS = {"alarm": "Alarm", "warning": "Look first", "note": "Note"}
 
 
-def page(facts: Facts, seen: Seen, n: dict[str, Any], warned: Sequence[Warned], tried: Sequence[Trial]) -> bytes:
+def page(facts: Facts, measurements: Measurements, report: Report, tried: Sequence[Trial]) -> bytes:
     """The whole page."""
     body = [
         f"<header><h1>{escape(facts.name)}</h1><p>What this model learned, how far to trust it, and the clean samples "
-        f"to look at. Family {escape(facts.family)}; {escape(n['input']['description'])}.</p></header>",
-        _verdict(n, warned),
-        _strangest(facts, seen, n),
-        _samples(facts, seen, n),
-        _scores(facts, seen, n),
-        section(facts, tried, _own(n), _map_legend(facts.calibration.map_range)),
-        _training(facts, n),
-        _latent(facts, seen, n),
+        f"to look at. Family {escape(facts.family)}; {escape(report.input['description'])}.</p></header>",
+        _verdict(report),
+        _strangest(facts, measurements, report),
+        _samples(facts, measurements, report),
+        _scores(facts, measurements, report),
+        section(facts, tried, _own(report), _map_legend(facts.calibration.map_range)),
+        _training(facts, report),
+        _latent(facts, measurements, report),
         generated.section(facts.generation),
-        likelihood.section(facts, n),
-        _evidence(facts, n),
+        likelihood.section(facts, report),
+        _evidence(facts, report),
     ]
     title = f"{escape(facts.name)} – training report"
     text = (
@@ -46,31 +46,34 @@ def page(facts: Facts, seen: Seen, n: dict[str, Any], warned: Sequence[Warned], 
     return (text + "\n</main></body></html>\n").encode()
 
 
-def _verdict(n: dict[str, Any], warned: Sequence[Warned]) -> str:
-    level = warned[0].level if warned and warned[0].level != "note" else "good"
-    sentences = "".join(f"<p>{escape(s)}</p>" for s in verdict(n))
-    items = "".join(f'<li class="{w.level}"><b>{LEVELS[w.level]}</b><span>{escape(w.text)}</span></li>' for w in warned)
-    notes = "".join(f'<li class="note"><b>Note</b><span>{escape(t)}</span></li>' for t in n["notes"])
+def _verdict(report: Report) -> str:
+    cautions = report.warnings
+    level = cautions[0].level if cautions and cautions[0].level != "note" else "good"
+    sentences = "".join(f"<p>{escape(s)}</p>" for s in verdict(report))
+    items = "".join(
+        f'<li class="{w.level}"><b>{LEVELS[w.level]}</b><span>{escape(w.text)}</span></li>' for w in cautions
+    )
+    notes = "".join(f'<li class="note"><b>Note</b><span>{escape(t)}</span></li>' for t in report.notes)
     head = {"alarm": "Do not use this model yet", "warning": "Usable, but look first", "good": "Ready to use"}[level]
     listed = f"<ul class=warned>{items}{notes}</ul>" if items or notes else ""
     return f'<section class="verdict {level}"><h2>{head}</h2>{sentences}{listed}</section>'
 
 
-def _strangest(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
+def _strangest(facts: Facts, measurements: Measurements, report: Report) -> str:
     one, many = NOUNS[facts.spec.kind]
     rows = []
-    for i, s in enumerate(n["strangest"]):
-        place = f"row {s['row']}" if s["row"] is not None else f"{s['index']}"
+    for i, s in enumerate(report.strangest):
+        place = f"row {s.row}" if s.row is not None else f"{s.index}"
         cells = (
             f"{i + 1}",
-            s["item"],
+            s.item,
             place,
-            number(s["score"]),
-            number(s["p_value"], 2),
-            charts.words(s["worst_term"]) + (" (low)" if s["worst_side"] == "low" else ""),
+            number(s.score),
+            number(s.p_value, 2),
+            charts.words(s.worst_term) + (" (low)" if s.worst_side == "low" else ""),
         )
         rows.append("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>")
-    held = seen.splits["calibrate"]
+    held = measurements.splits["calibrate"]
     part = "" if len(held.chosen) == held.of else f" (of {len(held.chosen)} of the {held.of}, evenly chosen)"
     apart = "Of windows that overlap only the strangest is listed. " if isinstance(facts.spec, SeriesSpec) else ""
     return (
@@ -85,38 +88,38 @@ def _strangest(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
     )
 
 
-def _samples(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
-    shown = [*seen.strangest, *seen.typical]
+def _samples(facts: Facts, measurements: Measurements, report: Report) -> str:
+    shown = [*measurements.strangest, *measurements.typical]
     if not shown:
         return ""
     match facts.spec:
         case ImageSpec():
-            inner = _images(facts, seen, shown)
+            inner = _images(facts, measurements, shown)
         case SeriesSpec():
-            inner = _series(facts, seen, shown, facts.spec)
+            inner = _series(facts, measurements, shown, facts.spec)
         case VectorSpec():
-            inner = _vectors(facts, seen, shown, facts.spec)
-    repeated = n["reconstruction"]
+            inner = _vectors(facts, measurements, shown, facts.spec)
+    repeated = report.reconstruction
     share = (
         ""
         if repeated is None
         else "<p>The latent holds all of a sample, so a reconstruction repeats any, clean or not, and is not shown: "
         "what the model finds strange is in its evidence and its maps alone.</p>"
-        if repeated["exact"]
-        else f"<p>Over {repeated['samples']} unseen {NOUNS[facts.spec.kind][1]} the reconstructions repeat "
-        f"<b>{percent(repeated['explained'])}</b> of what makes them differ; five principal components would repeat "
-        f"{percent(repeated['linear'])}. What is left should be noise.</p>"
+        if repeated.exact
+        else f"<p>Over {repeated.samples} unseen {NOUNS[facts.spec.kind][1]} the reconstructions repeat "
+        f"<b>{percent(repeated.explained)}</b> of what makes them differ; five principal components would repeat "
+        f"{percent(repeated.linear)}. What is left should be noise.</p>"
     )
     title = "Originals, reconstructions and maps" if shown[0].rebuilt is not None else "Originals and maps"
     return f"<section><h2>{title}</h2>{share}{inner}</section>"
 
 
-def _images(facts: Facts, seen: Seen, shown: Sequence[Shown]) -> str:
+def _images(facts: Facts, measurements: Measurements, shown: Sequence[Shown]) -> str:
     assert isinstance(facts.spec, ImageSpec)
     spec, scale = facts.spec, facts.calibration.map_range
     display = panels.Display.of(spec, shown)
     rows = panels.image_rows(shown, display, scale)
-    cut = len(seen.strangest)
+    cut = len(measurements.strangest)
     rebuilt = shown[0].rebuilt is not None
     heads = ("original", "reconstruction", "difference", "map") if rebuilt else ("original", "map")
     caption = (
@@ -162,10 +165,10 @@ def _images(facts: Facts, seen: Seen, shown: Sequence[Shown]) -> str:
     )
 
 
-def _series(facts: Facts, seen: Seen, shown: Sequence[Shown], spec: SeriesSpec) -> str:
-    shown = [*seen.strangest, *seen.typical[1::2]]
+def _series(facts: Facts, measurements: Measurements, shown: Sequence[Shown], spec: SeriesSpec) -> str:
+    shown = [*measurements.strangest, *measurements.typical[1::2]]
     pictures, chosen = panels.series(shown, spec, facts.calibration.map_range)
-    cut = len(seen.strangest)
+    cut = len(measurements.strangest)
     some = ""
     if len(chosen) < len(spec.columns):
         some = f" Of {len(spec.columns)} channels the {len(chosen)} with the largest map values are shown."
@@ -195,11 +198,11 @@ def _series(facts: Facts, seen: Seen, shown: Sequence[Shown], spec: SeriesSpec) 
     )
 
 
-def _vectors(facts: Facts, seen: Seen, shown: Sequence[Shown], spec: VectorSpec) -> str:
+def _vectors(facts: Facts, measurements: Measurements, shown: Sequence[Shown], spec: VectorSpec) -> str:
     scale = facts.calibration.map_range
     top = max(float(s.map.max()) for s in shown)
     rows = []
-    for i, s in enumerate(seen.strangest):
+    for i, s in enumerate(measurements.strangest):
         for j, c in enumerate(panels.worst_columns(s)):
             first = f"<td rowspan={min(5, len(s.map))}>{i + 1}</td>" if j == 0 else ""
             share = 100 * float(s.map[c]) / max(top, 1e-12)
@@ -210,7 +213,7 @@ def _vectors(facts: Facts, seen: Seen, shown: Sequence[Shown], spec: VectorSpec)
                 f'<td>{expected}</td><td class=bar><i style="width:{share:.1f}%"></i>'
                 f"<span>{float(s.map[c]):.3g}</span></td></tr>"
             )
-    picture = panels.heat_table(shown, spec.columns, scale, len(seen.strangest))
+    picture = panels.heat_table(shown, spec.columns, scale, len(measurements.strangest))
     return (
         "<p>The columns that make each of the strangest rows strange: the value, the one expected (its "
         "reconstruction), and the map (squared difference in units of clean variance; about 1 is usual).</p>"
@@ -227,13 +230,13 @@ def _vectors(facts: Facts, seen: Seen, shown: Sequence[Shown], spec: VectorSpec)
     )
 
 
-def _scores(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
-    decision, splits = n["decision"], seen.splits
-    alpha = decision["alpha"]
-    lines = [(percent(alpha) if alpha else "threshold", decision["threshold"])]
-    if decision["threshold_5_percent"] is not None and alpha != USUAL_ALPHA:
-        lines.append((percent(USUAL_ALPHA), decision["threshold_5_percent"]))
-    by = decision["decide_by"]
+def _scores(facts: Facts, measurements: Measurements, report: Report) -> str:
+    decision, splits = report.decision, measurements.splits
+    alpha = decision.alpha
+    lines = [(percent(alpha) if alpha else "threshold", decision.threshold)]
+    if decision.threshold_5_percent is not None and alpha != USUAL_ALPHA:
+        lines.append((percent(USUAL_ALPHA), decision.threshold_5_percent))
+    by = decision.decide_by
     main = charts.histogram({s: v.values[by] for s, v in splits.items()}, charts.words(by), lines)
     terms = {t: {s: v.values[t] for s, v in splits.items()} for t in splits["calibrate"].values if t != "score"}
     made = _figure(
@@ -244,7 +247,7 @@ def _scores(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
     )
     if terms:
         made += _figure(
-            charts.term_histograms(terms, {t: n["terms"][t]["threshold"] for t in terms}),
+            charts.term_histograms(terms, {t: report.terms[t].threshold for t in terms}),
             "The evidence behind the score, each with the threshold it would have by itself. Fit far to "
             "the left of calibrate means learned by heart.",
             "evidence histograms",
@@ -252,9 +255,9 @@ def _scores(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
         )
     reference = facts.calibration.groups[ALL].terms["score"]
     p = reference.p_value(splits["validate"].values["score"])
-    agree = n["agreement"]
+    agree = report.agreement
     share = min(1.0, facts.split.effective / max(len(facts.split.calibrate), 1))
-    independent = share * agree["validate"] * agree["calibrate"] / max(agree["validate"] + agree["calibrate"], 1)
+    independent = share * agree.validate * agree.calibrate / max(agree.validate + agree.calibrate, 1)
     made += _figure(
         charts.uniformity(p, independent),
         "p-values of the validate samples, which should lie along the "
@@ -265,7 +268,7 @@ def _scores(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
     return f"<section><h2>Scores and calibration</h2>{_charts(made)}</section>"
 
 
-def _training(facts: Facts, n: dict[str, Any]) -> str:
+def _training(facts: Facts, report: Report) -> str:
     t = facts.training
     gate = t.gate
     known = {
@@ -275,7 +278,7 @@ def _training(facts: Facts, n: dict[str, Any]) -> str:
         "training time": "–" if t.seconds is None else f"{t.seconds:.0f} s",
         "parameters": "–" if t.parameters is None else f"{t.parameters:,}",
         "seed": _or_dash(t.seed),
-        "samples": f"{n['samples']['read']} read, {n['samples']['skipped']} left out",
+        "samples": f"{report.samples.read} read, {report.samples.skipped} left out",
         "export gate": "–"
         if gate is None
         else f"graph against training code {gate.torch:.2g}, batch of one against many {gate.batch:.2g} of the "
@@ -301,42 +304,42 @@ def _or_dash(value: object) -> str:
     return "–" if value is None else str(value)
 
 
-def _latent(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
-    latent, latents = n["latent"], seen.latents
+def _latent(facts: Facts, measurements: Measurements, report: Report) -> str:
+    latent, latents = report.latent, measurements.latents
     if latent is None or latents is None:
         return ""
-    numbers = [s.sample for s in seen.strangest]
+    numbers = [s.sample for s in measurements.strangest]
     state = (
         "The posterior has collapsed: the latent says nothing about a sample."
-        if latent["collapsed"]
-        else f"{latent['active']} of {latent['size']} units are active, {number(latent['kl'], 3)} nats of KL in all: "
+        if latent.collapsed
+        else f"{latent.active} of {latent.size} units are active, {number(latent.kl, 3)} nats of KL in all: "
         "no posterior collapse."
     )
     made = _figure(
-        charts.latent_map(latents, numbers, latent["explained"]),
+        charts.latent_map(latents, numbers, latent.explained),
         "Posterior means of clean samples on their first two principal axes. The three splits should mix; an island is "
         "a kind of product of its own, and bright points at the edge are rare clean product. Ringed: the strangest.",
         "latent map",
         tall=True,
     ) + _figure(
-        charts.unit_bars(kl_per_unit(latents), [u["active"] for u in latent["units"]]),
+        charts.unit_bars(kl_per_unit(latents), [u.active for u in latent.units]),
         f"What each latent unit says about a sample. {state} Active units differ from "
         "sample to sample; that some clean product does not need stay inactive is as it should be.",
         "KL per latent unit",
     )
-    if isinstance(facts.spec, ImageSpec) and seen.generated is not None:
-        display = panels.Display.of(facts.spec, [*seen.strangest, *seen.typical])
-        if seen.walk is not None:
-            flat = seen.walk.reshape(-1, *facts.spec.shape)
+    if isinstance(facts.spec, ImageSpec) and measurements.generated is not None:
+        display = panels.Display.of(facts.spec, [*measurements.strangest, *measurements.typical])
+        if measurements.walk is not None:
+            flat = measurements.walk.reshape(-1, *facts.spec.shape)
             made += _figure(
-                panels.sheet(flat, seen.walk.shape[1], display),
-                f"A row each for the most active units ({', '.join(map(str, seen.walked))}), decoded from "
+                panels.sheet(flat, measurements.walk.shape[1], display),
+                f"A row each for the most active units ({', '.join(map(str, measurements.walked))}), decoded from "
                 "-2.5 to 2.5 of their clean standard deviations: what the model knows to vary.",
                 "walk along latent units",
                 sharp=True,
             )
         made += _figure(
-            panels.sheet(seen.generated, 6, display),
+            panels.sheet(measurements.generated, 6, display),
             "Decoded from the prior: what the model takes for clean product. Blurred or mixed ones "
             "are usual for a VAE and no fault of its scores.",
             "samples from the prior",
@@ -345,13 +348,15 @@ def _latent(facts: Facts, seen: Seen, n: dict[str, Any]) -> str:
     return f"<section><h2>Latent space</h2>{_charts(made)}</section>"
 
 
-def _evidence(facts: Facts, n: dict[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><th>{escape(charts.words(t))}</th><td>{escape(m)}</td>"
-        f"<td>{number(n['terms'].get(t, {}).get('calibrate', {}).get('median'))}</td>"
-        f"<td>{number(n['terms'].get(t, {}).get('threshold'))}</td></tr>"
-        for t, m in facts.meaning.items()
-    )
+def _evidence(facts: Facts, report: Report) -> str:
+    rows = ""
+    for name, meaning in facts.meaning.items():
+        term = report.terms.get(name)
+        median, threshold = (None, None) if term is None else (term.calibrate.median, term.threshold)
+        rows += (
+            f"<tr><th>{escape(charts.words(name))}</th><td>{escape(meaning)}</td><td>{number(median)}</td>"
+            f"<td>{number(threshold)}</td></tr>"
+        )
     return (
         "<section><h2>What the evidence means</h2><div class=wide><table class=meaning><thead><tr><th>evidence</th>"
         f"<th>meaning; higher is stranger</th><th>clean median</th><th>threshold</th></tr></thead><tbody>{rows}"
@@ -359,12 +364,10 @@ def _evidence(facts: Facts, n: dict[str, Any]) -> str:
     )
 
 
-def _own(n: dict[str, Any]) -> str:
+def _own(report: Report) -> str:
     """The rate or threshold that the model decides by unless told otherwise."""
-    alpha = n["decision"]["alpha"]
-    return (
-        f"a false-alarm rate of {percent(alpha)}" if alpha else f"a threshold of {number(n['decision']['threshold'])}"
-    )
+    alpha = report.decision.alpha
+    return f"a false-alarm rate of {percent(alpha)}" if alpha else f"a threshold of {number(report.decision.threshold)}"
 
 
 def _map_legend(scale: tuple[float, float]) -> str:

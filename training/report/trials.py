@@ -35,7 +35,7 @@ class Trial:
     name: str
     says: str  # what was done to a clean sample
     samples: int
-    found: float  # share above the model's own threshold
+    detection_rate: float  # share above the model's own threshold
     auroc: float  # of the deciding term against the same samples without the defect
     example: Shown  # the one of middling score
 
@@ -62,7 +62,7 @@ def trials(facts: Facts) -> tuple[Trial, ...]:
         middle = int(np.argsort(values, kind="stable")[len(values) // 2])
         says = DEFECTS[facts.spec.kind][name].says
         found.append(Trial(name, says, len(raw), share, area(usual, values), _shown(graph, raw, middle, values, told)))
-    return tuple(sorted(found, key=lambda t: (t.found, t.auroc)))
+    return tuple(sorted(found, key=lambda t: (t.detection_rate, t.auroc)))
 
 
 def area(clean: Floats, anomalies: Floats) -> float:
@@ -72,20 +72,14 @@ def area(clean: Floats, anomalies: Floats) -> float:
     return float((below + upto).mean() / (2 * len(clean)))
 
 
-def table(found: Sequence[Trial]) -> list[dict[str, Any]] | None:
-    """For `report.json`."""
-    if not found:
-        return None
-    return [{"defect": t.name, "says": t.says, "samples": t.samples, "found": t.found, "auroc": t.auroc} for t in found]
-
-
 def section(facts: Facts, found: Sequence[Trial], own: str, legend: str) -> str:
     """For the page. `own` names the model's rate or threshold; `legend` explains the maps."""
     if not found:
         return ""
     rows = "".join(
         f"<tr><td>{escape(t.name)}</td><td>{escape(t.says)}</td>"
-        f'<td class=bar><i style="width:{65 * t.found:.1f}%"></i><span>{100 * t.found:.0f} %</span></td>'
+        f'<td class=bar><i style="width:{65 * t.detection_rate:.1f}%"></i>'
+        f"<span>{100 * t.detection_rate:.0f} %</span></td>"
         f"<td>{100 * t.auroc:.1f}</td></tr>"
         for t in found
     )

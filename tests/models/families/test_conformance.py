@@ -21,9 +21,10 @@ from vaegis.models.errors import Refusal
 from vaegis.models.families import FAMILIES, make
 from vaegis.models.families.family import keywords
 from vaegis.training.export import export, gate
-from vaegis.training.fit import FitOptions, fit
-from vaegis.training.pipeline import fuse
+from vaegis.training.fit import fit
+from vaegis.training.request import FitOptions
 from vaegis.training.splits import Split
+from vaegis.training.stages import fuse
 
 REAL = [(name, kind) for name, kind in CASES if kind != "image"]  # kinds whose values are real numbers, or missing
 

@@ -14,7 +14,8 @@ from vaegis.models.families.parts.denoiser import Classifier
 from vaegis.models.families.parts.relations import TABLE_RIDGE
 from vaegis.models.families.parts.schedules import SCHEDULES, Schedule
 from vaegis.models.spec import ImageSpec, VectorSpec
-from vaegis.training.fit import FitOptions, fit
+from vaegis.training.fit import fit
+from vaegis.training.request import FitOptions
 from vaegis.training.splits import Split
 
 TABLE = {"diffusion": Diffusion}

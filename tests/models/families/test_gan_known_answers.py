@@ -19,7 +19,8 @@ from vaegis.models.families.parts.adversarial import (
     lost,
     untracked,
 )
-from vaegis.training.fit import FitOptions, fit
+from vaegis.training.fit import fit
+from vaegis.training.request import FitOptions
 from vaegis.training.splits import Split
 
 TABLE = {"gan": GAN}

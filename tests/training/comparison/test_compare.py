@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,10 +11,11 @@ from sklearn.metrics import roc_auc_score
 from vaegis.models.errors import Conflict, Refusal
 from vaegis.models.families import FAMILIES
 from vaegis.models.sources import SourceOptions
-from vaegis.training.comparison.families import Candidate, Labelled, choose, compare, examples, named, standing, sweep
+from vaegis.training.comparison.families import compare, examples, named
 from vaegis.training.comparison.page import COLUMNS, cells, page
-from vaegis.training.fit import FitOptions
-from vaegis.training.pipeline import Request, Watch
+from vaegis.training.comparison.sweep import Candidate, choose, standing, sweep
+from vaegis.training.report.contents import Summary, TermFacts
+from vaegis.training.request import FitOptions, Labelled, Request, Watch
 
 
 def request(sources, out, **changed):
@@ -41,7 +42,7 @@ def compared(sources, tmp_path_factory):
 
 
 def test_every_family_becomes_a_bundle_from_the_same_split(compared):
-    one, two = (e.made for e in compared.entries)
+    one, two = (e.result for e in compared.entries)
     assert compared.begun == ["pca", "mixture"]
     assert [e.name for e in compared.entries] == ["pca", "mixture"]
     for side in ("fit", "validate", "calibrate"):
@@ -57,12 +58,12 @@ def test_figures_are_those_of_the_bundles(compared, sources):
     with np.load(sources / "vector-test.npz") as data:
         x, y = data["x"], data["y"]
     for entry in compared.entries:
-        bundle = entry.made.bundle
+        bundle = entry.result.bundle
         found = through(bundle, x)
         assert entry.figures.auroc == pytest.approx(roc_auc_score(y, found))
         threshold = json.loads(bundle.read("report/report.json"))["decision"]["threshold"]
         assert entry.figures.false_alarms == pytest.approx((found[y == 0] > threshold).mean())
-        assert entry.figures.found == pytest.approx((found[y == 1] > threshold).mean())
+        assert entry.figures.detection_rate == pytest.approx((found[y == 1] > threshold).mean())
         graphs = list(bundle.path.glob("*.onnx"))
         assert entry.figures.megabytes == pytest.approx(sum(p.stat().st_size for p in graphs) / 1e6)
         assert entry.figures.alpha == bundle.manifest.alpha
@@ -80,7 +81,7 @@ def through(bundle, x):
 
 
 def test_the_page_fetches_nothing_and_shows_every_family(compared):
-    shown = examples(compared.entries[0].made.bundle, compared.test.source, compared.test.reading)
+    shown = examples(compared.entries[0].result.bundle, compared.test.source, compared.test.reading)
     assert len(shown.parts) == len(shown.names) == 6
     entries = [*compared.entries, type(compared.entries[0])("maker<1>", None, None, "It takes images & no rows.")]
     text = page("toy<b>", compared.spec, entries, shown, True).decode()
@@ -106,7 +107,7 @@ def test_families_that_cannot_take_the_data_are_left_out_with_their_sentence(sou
 
     monkeypatch.setitem(FAMILIES, "pictures", Images)
     _, entries = compare(request(sources, tmp_path / "all"), ("pictures", "pca"), None, Watch())
-    assert entries[0].made is None
+    assert entries[0].result is None
     assert "pictures takes image inputs, not vector" in entries[0].why
     assert entries[1].figures.auroc is None
     low, high = entries[1].figures.expected
@@ -115,30 +116,29 @@ def test_families_that_cannot_take_the_data_are_left_out_with_their_sentence(sou
         compare(request(sources, tmp_path / "none"), ("pictures",), None, Watch())
 
 
-def test_all_are_given_one_budget(sources, tmp_path, monkeypatch):
+def test_all_are_given_one_budget(sources, tmp_path):
     """The largest that any asks for itself, or what is asked for."""
-    seen = []
+    budgets = []
 
-    def noted(asked, watch):
-        seen.append((asked.family, asked.options.steps))
+    def refuse(request, watch):
+        budgets.append((request.family, request.options.steps))
         raise Refusal("only looking")
 
-    monkeypatch.setattr("vaegis.training.comparison.families.run", noted)
     for options, steps in ((FitOptions(), 3000), (FitOptions(steps=7), 7)):
         with pytest.raises(Refusal, match="could be fitted. vae: only looking"):
-            compare(request(sources, tmp_path / "a", options=options), ("vae", "pca"), None, Watch())
-        assert seen == [("vae", steps), ("pca", steps)]
-        seen.clear()
+            compare(request(sources, tmp_path / "a", options=options), ("vae", "pca"), None, Watch(), fitter=refuse)
+        assert budgets == [("vae", steps), ("pca", steps)]
+        budgets.clear()
 
 
 def test_a_label_that_is_missing_is_said_beside_the_figures(compared, sources, tmp_path):
     """The fit is not lost for it."""
-    from vaegis.training.comparison.families import evaluated
+    from vaegis.training.comparison.families import evaluate_bundle
 
     (tmp_path / "labels.csv").write_text("item,index,label\nvector-test.npz,0,0\n")
     test = Labelled(sources / "vector-test.npz", str(tmp_path / "labels.csv"), SourceOptions())
     with pytest.raises(Refusal, match=r"vector-test.npz \[1\] of the test source has no label"):
-        evaluated(compared.entries[0].made.bundle, test)
+        evaluate_bundle(compared.entries[0].result.bundle, test)
 
 
 def candidate(value, error, **arguments):
@@ -159,30 +159,39 @@ def test_the_first_within_one_standard_error_is_chosen(values, chosen):
     assert choose(some) is some[chosen]
 
 
-def report(term, likelihood, mean=2.0, sd=3.0, samples=36, independent=10, calibrate=40):
-    return {
-        "family": "toy",
-        "likelihood": likelihood,
-        "terms": {term: {"validate": {"samples": samples, "mean": mean, "sd": sd}}},
-        "samples": {"independent": independent, "calibrate": calibrate},
-    }
+@pytest.fixture
+def report_of(compared):
+    """A report of some evidence of the validate split, and perhaps of a likelihood."""
+
+    def build(term, likelihood=None, mean=2.0, sd=3.0, samples=36, independent=10, calibrate=40):
+        report = compared.entries[0].result.report
+        summary = Summary(samples, mean, sd)
+        return replace(
+            report,
+            family="toy",
+            likelihood=None if likelihood is None else replace(report.likelihood, **likelihood),
+            terms={term: TermFacts(1.0, Summary(0), summary, Summary(0))},
+            samples=replace(report.samples, independent=independent, calibrate=calibrate),
+        )
+
+    return build
 
 
-def test_what_decides_and_its_error():
+def test_what_decides_and_its_error(report_of):
     # A quarter of the windows are independent: 36 are worth 9, whose mean has an error of 3 / 3.
     exact = {"term": "negative_log_likelihood", "log_jacobian": 5.0}
-    assert standing(report("negative_log_likelihood", exact)) == (
+    assert standing(report_of("negative_log_likelihood", exact)) == (
         "negative log-likelihood of held-out clean samples, nats", 7.0, 1.0,
     )  # fmt: skip
     bound = {"term": "negative_elbo", "log_jacobian": None}
-    by, value, _ = standing(report("negative_elbo", bound))
+    by, value, _ = standing(report_of("negative_elbo", bound))
     assert "bound" in by
     assert value == 2.0
-    by, value, error = standing(report("reconstruction_error", None, independent=40))
+    by, value, error = standing(report_of("reconstruction_error", independent=40))
     assert "reconstruction error" in by
     assert error == pytest.approx(0.5)
     with pytest.raises(Refusal, match="Family toy has no clean evidence that a sweep could choose by"):
-        standing(report("feature_distance", None))
+        standing(report_of("feature_distance"))
 
 
 def test_a_sweep_finds_the_number_of_components_by_clean_samples_alone(sources, tmp_path):
@@ -194,7 +203,7 @@ def test_a_sweep_finds_the_number_of_components_by_clean_samples_alone(sources, 
     found = sweep(asked, [{"latent": 1}, {"latent": 2}, {"latent": 5}], Watch(), begun.append)
     assert begun == ["latent=1", "latent=2", "latent=5"]
     assert found.chosen.arguments == {"latent": 2}
-    assert found.chosen.made.bundle.manifest.arguments["latent"] == 2
+    assert found.chosen.result.bundle.manifest.arguments["latent"] == 2
     assert found.by.startswith("negative log-likelihood")
     assert found.failed == {}
 

@@ -16,12 +16,14 @@ from vaegis.models.families import FAMILIES, make
 from vaegis.models.manifest import Training
 from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 from vaegis.training.export import export
-from vaegis.training.fit import FitOptions, fit
+from vaegis.training.fit import fit
 from vaegis.training.report import Facts, build
-from vaegis.training.report.judgement import percent, warnings
-from vaegis.training.report.measurements import Shown, look
-from vaegis.training.report.numbers import bits_per_dimension, false_alarm_interval, numbers, plain, settled
+from vaegis.training.report.contents import plain
+from vaegis.training.report.judgement import number, percent, warnings
+from vaegis.training.report.measurements import Shown, measure
+from vaegis.training.report.numbers import bits_per_dimension, false_alarm_interval, numbers, settled
 from vaegis.training.report.panels import Display
+from vaegis.training.request import FitOptions
 from vaegis.training.splits import Split, split
 
 VECTOR = VectorSpec(columns=("a", "b", "c"))
@@ -102,9 +104,9 @@ def vectors():
 
 
 def report_of(facts):
-    made = build(facts)
-    read = json.loads(made["report/report.json"], parse_constant=lambda c: pytest.fail(f"{c} in report.json"))
-    return read, made["report/report.html"].decode()
+    files = build(facts).files
+    read = json.loads(files["report/report.json"], parse_constant=lambda c: pytest.fail(f"{c} in report.json"))
+    return read, files["report/report.html"].decode()
 
 
 def is_self_contained(html):
@@ -199,7 +201,7 @@ def test_evidence_that_is_unusually_low_is_named_so(vectors):
 def test_evidence_at_hand_is_used_as_it_is(vectors):
     facts = toy_facts(vectors, {})
     scores = np.arange(200.0)
-    seen = look(replace(facts, evidence={"score": scores, "a": scores, "b": -scores}))
+    seen = measure(replace(facts, evidence={"score": scores, "a": scores, "b": -scores}))
     assert [s.sample for s in seen.strangest] == (facts.split.calibrate[-6:][::-1]).tolist()
 
 
@@ -239,14 +241,30 @@ def test_a_loss_that_still_falls_is_a_warning(vectors):
     # Of a fall of 8 the best of the first six epochs leaves 3.
     assert settled(facts) == pytest.approx(3 / 8)
     assert settled(replace(facts, history=level)) == 0.0
-    n = numbers(facts, look(facts))
-    assert "still_falling" in [w.code for w in warnings(n, 3 / 8)]
-    assert "still_falling" not in [w.code for w in warnings(n, 0.0)]
+    report = numbers(facts, measure(facts), ())
+    assert "still_falling" in [w.code for w in warnings(report, 3 / 8)]
+    assert "still_falling" not in [w.code for w in warnings(report, 0.0)]
 
 
 def test_plain_numbers():
     given = {"a": np.float32(1.5), "b": [np.int64(2), math.nan, np.inf], "c": np.array([True]), 4: ("x", None)}
     assert plain(given) == {"a": 1.5, "b": [2, None, None], "c": [True], "4": ["x", None]}
+
+
+def test_a_number_that_is_none_or_not_finite_is_a_dash():
+    assert [number(v) for v in (1.23456, None, math.nan, math.inf)] == ["1.235", "–", "–", "–"]
+
+
+def test_the_report_that_is_returned_is_the_one_in_the_file(vectors):
+    graphs = {"encoder.onnx": toy_encoder(VECTOR, [1.0, 1.0, 1.0]), "decoder.onnx": toy_decoder(0.5)}
+    rendering = build(toy_facts(vectors, graphs))
+    read, report = json.loads(rendering.files["report/report.json"]), rendering.report
+    assert read == {"format": 1, **plain(report)}
+    assert read["decision"]["interval"] == list(report.decision.interval)
+    assert read["reconstruction"]["explained"] == report.reconstruction.explained == pytest.approx(0.75, abs=0.01)
+    assert [t["found"] for t in read["trials"]] == [t.found for t in report.trials]
+    assert [w["code"] for w in read["warnings"]] == [w.code for w in report.warnings]
+    assert read["terms"]["a"]["validate"]["median"] == report.terms["a"].validate.median
 
 
 def test_percent_keeps_two_digits():
@@ -286,7 +304,7 @@ def test_a_tiled_image_shows_its_strangest_tile():
     parts[2 * 8 + 1] = 9.0  # the second tile of image 8
     facts = toy_facts(parts[:180], {"encoder.onnx": toy_encoder(VECTOR, [1.0, 1.0, 1.0])})
     doubled = InMemory(VECTOR, parts, facts.samples.items, each=2)
-    seen = look(replace(facts, samples=doubled))
+    seen = measure(replace(facts, samples=doubled))
     assert seen.strangest[0].sample == 8
     assert seen.strangest[0].raw.tolist() == [9.0, 9.0, 9.0]
     assert len(seen.latents.mean) == 180
@@ -314,7 +332,7 @@ def trained(spec, parts, items, row=None, **arguments):
         notes=(),
         log_jacobian=float(np.log(family.scale.numpy()).sum() * np.prod(spec.shape) / family.scale.numel()),
     )
-    values = look(replace(facts, calibration=calibrate(_zeros(facts), None, None, (0.5, 3.0)))).splits["calibrate"]
+    values = measure(replace(facts, calibration=calibrate(_zeros(facts), None, None, (0.5, 3.0)))).splits["calibrate"]
     calibration = calibrate(values.values, None, parted.effective, (0.5, 3.0))
     return replace(facts, calibration=calibration, decision=decide(calibration, 0.1))
 
@@ -377,7 +395,7 @@ def test_a_fitted_model_of_vectors_with_missing_values():
     facts = trained(spec, parts, ("table.csv",) * 300, width=16)
     worst = int(facts.split.calibrate[0])
     facts.samples.parts[worst] = [np.nan, 40.0, -40.0, 40.0, -40.0]
-    seen = look(facts)
+    seen = measure(facts)
     assert seen.strangest[0].sample == worst
     assert not np.isnan(seen.strangest[0].rebuilt).any()
     _, html = report_of(facts)

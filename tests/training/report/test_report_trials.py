@@ -12,6 +12,7 @@ from test_report import VECTOR, report_of, toy_facts
 from vaegis.models.calibration import decide
 from vaegis.models.spec import ImageSpec
 from vaegis.training.defects import DEFECTS, made
+from vaegis.training.report import build
 from vaegis.training.report.judgement import warnings
 from vaegis.training.report.trials import _within, area, trials
 
@@ -31,10 +32,10 @@ def test_found_is_the_share_above_the_models_own_threshold():
     facts = toy_facts(PLAIN, {})
     found = {t.name: t for t in trials(facts)}
     expected = chi2.sf(3 * facts.decision.threshold / 5, 3)
-    assert found["local"].found == pytest.approx(expected, abs=0.1)
+    assert found["local"].detection_rate == pytest.approx(expected, abs=0.1)
     assert found["local"].samples == 200
     # Columns of independent noise that change places stay what they were.
-    assert found["dependency"].found <= 0.12 and abs(found["dependency"].auroc - 0.5) < 0.1
+    assert found["dependency"].detection_rate <= 0.12 and abs(found["dependency"].auroc - 0.5) < 0.1
 
 
 def test_the_report_lists_the_least_found_first():
@@ -55,8 +56,8 @@ def test_a_threshold_that_nothing_passes_is_a_warning():
 
 
 def test_no_warning_where_one_kind_is_found():
-    read, _ = report_of(toy_facts(PLAIN, {}))
-    assert not [w for w in warnings(read, 0.0) if w.code == "blind"]
+    report = build(toy_facts(PLAIN, {})).report
+    assert not [w for w in warnings(report, 0.0) if w.code == "blind"]
 
 
 def test_incomplete_samples_are_left_out_and_too_few_are_not_tried():
