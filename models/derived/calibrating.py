@@ -21,7 +21,7 @@ from vaegis.models.spec import SeriesSpec
 LEAST = 20  # clean samples to calibrate on, where a user chooses them
 MAPS = 256  # samples whose maps set the colour scale; at most four parts of each on average
 STEP, VECTOR_STEP = 512, 4096  # samples in memory at once
-VALUES = 2**26  # values in memory at once, however many parts a sample has
+VALUES = 2**26  # values of parts in memory at once, however many parts a sample has
 
 Ints = NDArray[np.int64]
 
@@ -40,6 +40,7 @@ def calibrate_graph(
     """
     chosen = every(samples) if chosen is None else chosen
     evidence = evidence_of(graph, samples, chosen)
+    _refuse_unsound(evidence, samples, chosen)
     return calibrate_evidence(evidence, samples, chosen, colour_scale(graph, samples, chosen), effective), evidence
 
 
@@ -55,26 +56,23 @@ def calibrate_evidence(
     Raises:
         Refusal: evidence that is no finite number, naming the sample.
     """
-    for term, values in evidence.items():
-        if not np.isfinite(values).all():
-            at = int(np.flatnonzero(~np.isfinite(values))[0])
-            i = int(chosen[at])
-            raise Refusal(
-                f"The {term} of clean sample {i} ({samples.items[i]}) is {values[at]}, which is no finite number. Look "
-                "at that sample: leave it out, or fit with a smaller learning rate."
-            )
+    _refuse_unsound(evidence, samples, chosen)
     groups = None if samples.calibration_groups is None else [samples.calibration_groups[i] for i in chosen]
     count = independent(samples, chosen) if effective is None else effective
     return calibrate(evidence, groups, independent_by_group(groups, len(chosen), count), map_range)
 
 
-def evidence_of(graph: Graph, samples: Samples, chosen: Ints) -> dict[str, Floats]:
-    """Term -> (n,) raw evidence of the chosen samples, each as strange as its strangest part."""
+def evidence_of(graph: Graph, samples: Samples, chosen: Ints, values: int = VALUES) -> dict[str, Floats]:
+    """Term -> (n,) raw evidence of the chosen samples, each as strange as its strangest part.
+
+    Args:
+        values: of parts in memory at once, or as many as one call of the graph takes.
+    """
     columns: dict[str, list[Floats]] = {t: [] for t in graph.terms}
     step = VECTOR_STEP if samples.spec.kind == "vector" else STEP
     for i in range(0, len(chosen), step):
         some = chosen[i : i + step]
-        out = _outputs(graph, samples, parts_of(samples, some))
+        out = _outputs(graph, samples, parts_of(samples, some), values)
         count = samples.count[some]
         first = np.cumsum(count) - count
         for term in graph.terms:
@@ -83,10 +81,19 @@ def evidence_of(graph: Graph, samples: Samples, chosen: Ints) -> dict[str, Float
 
 
 def colour_scale(graph: Graph, samples: Samples, chosen: Ints) -> tuple[float, float]:
-    """Median and 99.9 % quantile of the chosen samples' map values, over samples evenly spread among them."""
+    """Median and 99.9 % quantile of the chosen samples' map values, over samples evenly spread among them.
+
+    Raises:
+        Refusal: maps that hold no finite number somewhere.
+    """
     some = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), MAPS)).astype(np.int64)]
     parts = parts_of(samples, some)[: 4 * MAPS]
     maps = graph.run(samples.take(parts), maps=True, conditions=conditions_of(samples, parts))["map"]
+    if not np.isfinite(maps).all():
+        raise Refusal(
+            "The maps of clean samples hold values that are no finite numbers. Leave out samples with extreme values, "
+            "or fit with a smaller learning rate."
+        )
     low, high = (float(q) for q in np.quantile(maps, [0.5, 0.999]))
     return low, high
 
@@ -125,12 +132,28 @@ def usable_alpha(calibration: Calibration, alpha: float) -> float:
     return alpha if alpha >= lowest else min(0.5, float(np.ceil(lowest * 1000) / 1000))
 
 
-def _outputs(graph: Graph, samples: Samples, parts: Ints) -> dict[str, NDArray[np.float32]]:
-    """Every term of the parts, with no more than `VALUES` of their values in memory.
+def _refuse_unsound(evidence: dict[str, Floats], samples: Samples, chosen: Ints) -> None:
+    """Refuses evidence that is no finite number.
+
+    Raises:
+        Refusal: naming the term, the sample and the value.
+    """
+    for term, values in evidence.items():
+        if not np.isfinite(values).all():
+            at = int(np.flatnonzero(~np.isfinite(values))[0])
+            i = int(chosen[at])
+            raise Refusal(
+                f"The {term} of clean sample {i} ({samples.items[i]}) is {values[at]}, which is no finite number. Look "
+                "at that sample: leave it out, or fit with a smaller learning rate."
+            )
+
+
+def _outputs(graph: Graph, samples: Samples, parts: Ints, values: int) -> dict[str, NDArray[np.float32]]:
+    """Every term of the parts, with no more than so many of their values in memory.
 
     Cut where the graph's own calls begin, so that the numbers are those of one run over all.
     """
-    size = graph.batch * max(1, VALUES // (graph.batch * int(np.prod(samples.spec.shape))))
+    size = graph.batch * max(1, values // (graph.batch * int(np.prod(samples.spec.shape))))
     cuts = [parts[i : i + size] for i in range(0, len(parts), size)] or [parts]
     runs = [graph.run(samples.take(cut), conditions=conditions_of(samples, cut)) for cut in cuts]
     return runs[0] if len(runs) == 1 else {t: np.concatenate([r[t] for r in runs]) for t in graph.terms}

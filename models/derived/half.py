@@ -131,13 +131,12 @@ def half_bundle(bundle: Bundle, samples: Samples, out: Path, device: Device = "c
     single, half = Graph(bundle.read(SCORE), bundle.spec, device), Graph(raw, bundle.spec, device)
     chosen = every(samples)
     ours, theirs = evidence_of(single, samples, chosen), evidence_of(half, samples, chosen)
-    scale = colour_scale(half, samples, chosen)
-    outputs = {**theirs, "map": np.array(scale)}
-    if unsound := [name for name, values in outputs.items() if not np.isfinite(values).all()]:
-        raise Refusal(
-            f"In half precision {unsound[0]} is not finite for every clean sample: its numbers are too large. The "
-            "model stays in single precision; no bundle was written."
-        )
+    if unsound := [name for name, values in theirs.items() if not np.isfinite(values).all()]:
+        raise Refusal(_too_large(unsound[0]))
+    try:
+        scale = colour_scale(half, samples, chosen)
+    except Refusal as refusal:
+        raise Refusal(_too_large("map")) from refusal
     before, after = (calibrate_evidence(e, samples, chosen, scale) for e in (ours, theirs))
     effective = after.groups[ALL].effective
     if alpha < smallest_alpha(after.groups[ALL]):
@@ -165,6 +164,13 @@ def half_bundle(bundle: Bundle, samples: Samples, out: Path, device: Device = "c
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return write_bundle(out, {**files, SCORE: raw, CALIBRATION: to_bytes(after)}, manifest), agreement
+
+
+def _too_large(output: str) -> str:
+    return (
+        f"In half precision {output} is not finite for every clean sample: its numbers are too large. The model stays "
+        "in single precision; no bundle was written."
+    )
 
 
 def _gate(
