@@ -11,7 +11,8 @@ import pytest
 from doc_pages import code_spans, first_cells, page, rows, section
 
 from vaegis.models.spec import SPECS
-from vaegis.training.pipeline import Request, run
+from vaegis.training.pipeline import run
+from vaegis.training.request import Request
 
 PAGE = page("bundle.md")
 KINDS = ("image", "series", "vector")

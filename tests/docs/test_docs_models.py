@@ -52,7 +52,7 @@ def test_no_other_family_is_listed():
 @pytest.mark.parametrize("kind", ["image", "vector"])
 def test_every_evidence_term_is_documented(fitted, kind):
     listing = first_cells(own("vae"))
-    assert [t for t in ("score", *fitted("vae", kind).fitted.family.meaning) if t not in listing] == []
+    assert [t for t in fitted("vae", kind).bundle.manifest.evidence if t not in listing] == []
 
 
 def test_every_invariance_is_documented():
