@@ -11,17 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vaegis.models.blocks import Block, Floats, sample_maps, strongest
 from vaegis.models.bundle import SCORE, Bundle
 from vaegis.models.calibration import ALL, Decision, decide
 from vaegis.models.errors import Refusal
+from vaegis.models.inputs import from_array
+from vaegis.models.inputs.options import Limits
 from vaegis.models.runtime.graph import CUDA, Graph
 from vaegis.models.runtime.sessions import Cuda, Device
 from vaegis.models.spec import InputSpec
 
 OK, ANOMALOUS, UNJUDGED = "ok", "anomalous", "unjudged"
+WIDEST = 2**20  # bytes that a sample's value may become, as a row becomes a window: no limit in practice
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,27 @@ class Scorer:
     def terms(self) -> list[str]:
         """Every evidence term, `score` first."""
         return self.graph.terms
+
+    def score(
+        self, values: ArrayLike, alpha: float | None = None, *, decide_by: str = "score", maps: bool = False
+    ) -> Verdicts:
+        """Verdicts on samples in memory, for whoever uses the library by itself.
+
+        Args:
+            values: images (N, H, W[, C]), one series (T, C) or windows (N, T, C), vectors (N, D), in raw units.
+            alpha: the false-alarm rate; None takes the bundle's own.
+            decide_by: the evidence term that decides.
+            maps: whether the verdicts hold maps.
+
+        Raises:
+            Refusal: values that the model does not take, or a rate that its clean samples cannot support.
+        """
+        rate = self.bundle.manifest.alpha if alpha is None else alpha
+        decision = decide(self.calibration, rate, decide_by=decide_by)
+        array = np.asarray(values)
+        limits = Limits(samples=max(1, len(array)) if array.ndim else 1, bytes=max(1, WIDEST * array.size))
+        block = from_array(self.spec, array, roi=self.bundle.roi, limits=limits)  # it is in memory already
+        return self.verdicts(block, decision, maps)
 
     def evidence(self, block: Block, maps: bool = False) -> Evidence:
         """Raw evidence of a block's samples; a sample is as strange as its strangest part."""

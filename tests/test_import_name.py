@@ -24,12 +24,8 @@ light = {"torch", "onnxruntime", "numpy", "httpx"} & set(sys.modules)
 assert not light, light
 
 import numpy as np
-from vaegis.models.calibration import decide
-from vaegis.models.inputs import from_npy
-
 scorer = vaegis.Scorer(vaegis.open_bundle(sys.argv[1]))
-block = from_npy(scorer.spec, open("rows.npy", "rb").read())
-verdicts = scorer.verdicts(block, decide(scorer.calibration, 0.05))
+verdicts = scorer.score(np.load("rows.npy"), alpha=0.05)
 print(verdicts.evidence["score"].tolist(), verdicts.status)
 print(vaegis.Client.__module__, sorted(vaegis.__all__), vaegis.__file__)
 """

@@ -3,7 +3,8 @@
     import vaegis
 
     scorer = vaegis.Scorer(vaegis.open_bundle("bundles/parts"))
-    verdicts = scorer.score(block)  # see `vaegis.models.inputs` on how arrays and files become blocks
+    verdicts = scorer.score(images, alpha=0.01)  # (N, H, W), whole numbers
+    print(verdicts.anomalous, verdicts.evidence["score"], verdicts.p_values["score"])
 
 Importing this package loads none of its parts: `open_bundle`, `Scorer` and `Client` are imported when first asked for,
 so that a program that only talks to a service loads neither onnxruntime nor torch.

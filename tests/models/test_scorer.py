@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+import toy_bundles
 from toy_bundles import toy_manifest
 from toy_data import constant, mean_graph, onnx_bytes
 from vaegis.models.blocks import Block, plain, sample_maps, strongest
@@ -239,3 +240,18 @@ def test_cuda_is_strict_and_auto_is_not(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "vaegis"):
         assert scorer(tmp_path / "auto", VECTOR, device="auto").device == "cpu"
     assert not caplog.records
+
+
+def test_samples_in_memory_are_scored_at_the_bundles_rate_or_another(tmp_path):
+    scorer = Scorer(toy_bundles.toy_bundle(tmp_path / "bundle", toy_bundles.VECTOR), "cpu")
+    rows = np.array([[1.0, 2.0, 3.0], [12.0, 15.0, 18.0], [13.5, 13.5, 13.5]])  # mean squares 4.67, 231, 182.25
+    verdicts = scorer.score(rows)
+    assert verdicts.decision.alpha == 0.05
+    assert verdicts.evidence["score"] == pytest.approx([14 / 3, 231.0, 182.25])
+    assert verdicts.p_values["score"] == pytest.approx([196 / 200, 1 / 200, 18 / 200])  # 1 to 199 are clean
+    assert verdicts.status == ["ok", "anomalous", "ok"]
+    assert scorer.score(rows, alpha=0.1).status == ["ok", "anomalous", "anomalous"]
+    assert verdicts.maps is None
+    assert scorer.score(rows.tolist(), maps=True).maps[1].tolist() == [144.0, 225.0, 324.0]
+    with pytest.raises(Refusal, match="columns|values"):
+        scorer.score(np.zeros((2, 4)))
