@@ -5,7 +5,7 @@ import re
 
 import pytest
 import typer
-from doc_pages import ROOT, code_spans, first_cells, headings, page, rows, section
+from doc_pages import PAGES, ROOT, code_spans, first_cells, headings, page, rows, section
 
 from vaegis.models.outputs import event_file, score_file
 from vaegis.service.cli import COMMANDS, GROUPS, build
@@ -116,3 +116,22 @@ def test_every_column_of_a_file_is_documented_with_its_type(title, schema):
     types = {name: row[1] for row in rows(section(PAGE, title), "column") for name in code_spans(row[0])}
     types.pop("TERM", None)
     assert types == {field.name: TYPES.get(str(field.type), str(field.type)) for field in schema}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_commands_of_the_pages_have_the_options_that_they_are_given(path):
+    for line in path.read_text("utf-8").replace("\\\n", " ").splitlines():
+        for name, rest in re.findall(r"\bvaegis ((?:models |keys )?[a-z]+)\b([^|;&`>]*)", line):
+            command = COMMAND.get(f"vaegis {name}")
+            options = re.findall(r"(?<=\s)--[a-z-]+", rest)
+            if command is not None:
+                assert [o for o in options if o not in (*spellings(command), "--help")] == [], line
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_commands_of_the_pages_exist(path):
+    text = path.read_text("utf-8")
+    lines = [*code_spans(text), *re.findall(r"^(?:\$ |    )(vaegis .*)$", text, re.M)]
+    for words in [line.split() for line in lines if line.startswith("vaegis ")]:
+        name = " ".join(words[:3] if words[1] in GROUPS else words[:2])
+        assert name in COMMAND or words[1].startswith(("-", "COMMAND", "failed")), name
