@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaegis.models import spec as specs
-from vaegis.models.bundle import DECODER, ENCODER, SCORE
+from vaegis.models.bundle import ENCODER, SCORE
+from vaegis.models.latent import Coder
 from vaegis.models.runtime.graph import Graph
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec
 from vaegis.training.comparison.families import Entry, Examples, Figures
 from vaegis.training.pipeline import FittedBundle
 from vaegis.training.report import charts, panels
 from vaegis.training.report.judgement import number, percent
-from vaegis.training.report.measurements import Coder, Shown
+from vaegis.training.report.measurements import Shown, rebuild
 from vaegis.training.report.style import CSS
 
 COLUMNS = (
@@ -103,8 +104,7 @@ def scored(result: FittedBundle, shown: Examples) -> list[Shown]:
     out = Graph(bundle.read(SCORE), bundle.spec, "cpu").run(shown.parts, maps=True, conditions=shown.conditions)
     rebuilt: NDArray[np.float32] | None = None
     if ENCODER in bundle.manifest.files and not (reconstruction is not None and reconstruction.exact):
-        coder = Coder(bundle.read(ENCODER), bundle.read(DECODER) if DECODER in bundle.manifest.files else None)
-        rebuilt = coder.decode(coder.encode(shown.parts, shown.conditions)[0], shown.conditions)
+        rebuilt = rebuild(Coder(bundle, "cpu"), shown.parts, shown.conditions)
     return [
         Shown(
             sample=i,

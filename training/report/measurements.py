@@ -14,12 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vaegis.models.blocks import conditions_of, parts_of, strongest
+from vaegis.models.blocks import conditions_of, parts_of
 from vaegis.models.bundle import DECODER, ENCODER, SCORE
 from vaegis.models.calibration import ALL
+from vaegis.models.derived.calibrating import evidence_of
+from vaegis.models.latent import Coder
 from vaegis.models.runtime.graph import Graph
-from vaegis.models.runtime.sessions import open_session
 from vaegis.models.spec import SeriesSpec
+from vaegis.training.generation import unwritten
 from vaegis.training.report.facts import Facts
 
 Floats = NDArray[np.float64]
@@ -103,7 +105,7 @@ def measure(facts: Facts) -> Measurements:
         else:
             most, values = (CALIBRATE_MOST, VALUES_MOST) if name == "calibrate" else (OTHERS_MOST, VALUES_OTHERS)
             splits[name] = _scored(facts, graph, side, most, values)
-    coder = Coder.of(facts)
+    coder = _coder(facts)
     latents = _latents(facts, graph, coder, splits) if coder is not None else None
     strangest, typical = _to_show(facts, splits["calibrate"])
     walk, walked, generated = _decoded(coder, latents, len(facts.spec.conditions))
@@ -124,40 +126,16 @@ def measure(facts: Facts) -> Measurements:
     )
 
 
-class Coder:
-    """The encoder and decoder graphs."""
+def _coder(facts: Facts) -> Coder | None:
+    """The graphs that encode and decode, of a family that has an encoder."""
+    if ENCODER not in facts.graphs:
+        return None
+    return Coder(unwritten(facts.family, facts.arguments, facts.spec, facts.graphs), "cpu")
 
-    def __init__(self, encoder: bytes, decoder: bytes | None) -> None:
-        self._encoder, _ = open_session(encoder, "cpu")
-        self._decoder = open_session(decoder, "cpu")[0] if decoder is not None else None
-        self._masked = "mask" in {i.name for i in self._encoder.get_inputs()}
 
-    @classmethod
-    def of(cls, facts: Facts) -> Coder | None:
-        """Of a family that has an encoder."""
-        encoder = facts.graphs.get(ENCODER)
-        return cls(encoder, facts.graphs.get(DECODER)) if encoder is not None else None
-
-    def encode(self, parts: NDArray[Any], conditions: Ints | None = None) -> tuple[Floats, Floats]:
-        """Posterior mean and log-variance, each (m, L)."""
-        feed: dict[str, NDArray[Any]] = {"input": np.ascontiguousarray(parts)}
-        if self._masked:
-            seen = ~np.isnan(parts)
-            feed = {"input": np.where(seen, parts, np.float32(0)), "mask": seen.astype(np.float32)}
-        if conditions is not None:
-            feed["condition"] = conditions
-        mean, log_variance = self._encoder.run(["mean", "log_variance"], feed)
-        return mean.astype(np.float64), log_variance.astype(np.float64)
-
-    def decode(self, latent: Floats, conditions: Ints | None = None) -> NDArray[np.float32] | None:
-        """Reconstructions in raw units, (m, *shape); None without a decoder."""
-        if self._decoder is None:
-            return None
-        feed: dict[str, NDArray[Any]] = {"latent": latent.astype(np.float32)}
-        if conditions is not None:
-            feed["condition"] = conditions
-        found: NDArray[np.float32] = self._decoder.run(["reconstruction"], feed)[0]
-        return found
+def rebuild(coder: Coder, parts: NDArray[Any], conditions: Ints | None) -> NDArray[np.float32] | None:
+    """Reconstructions of (m, *shape) parts from their posterior means, in raw units; None without a decoder."""
+    return coder.decode(coder.encode(parts, conditions)[0], conditions) if coder.has(DECODER) else None
 
 
 def active_units(mean: Floats) -> NDArray[np.bool_]:
@@ -187,15 +165,7 @@ def _afford(facts: Facts, most: int, values: int) -> int:
 
 def _scored(facts: Facts, graph: Graph, side: Ints, most: int, values: int) -> Scored:
     chosen = evenly(side, _afford(facts, most, values))
-    columns: dict[str, list[Floats]] = {t: [] for t in graph.terms}
-    for i in range(0, len(chosen), STEP):
-        some = chosen[i : i + STEP]
-        parts = parts_of(facts.samples, some)
-        out = graph.run(facts.samples.take(parts), conditions=conditions_of(facts.samples, parts))
-        count = facts.samples.count[some]
-        for term in graph.terms:
-            columns[term].append(strongest(out[term].astype(np.float64), np.cumsum(count) - count, count))
-    return Scored(chosen, {t: np.concatenate(v) if v else np.empty(0) for t, v in columns.items()}, len(side))
+    return Scored(chosen, evidence_of(graph, facts.samples, chosen), len(side))
 
 
 def _latents(facts: Facts, graph: Graph, coder: Coder, splits: dict[str, Scored]) -> Latents:
@@ -213,8 +183,8 @@ def _latents(facts: Facts, graph: Graph, coder: Coder, splits: dict[str, Scored]
             told = conditions_of(facts.samples, parts[i : i + STEP])
             for j in range(0, len(raw), 64):
                 mean, log_variance = coder.encode(raw[j : j + 64], told[j : j + 64] if told is not None else None)
-                means.append(mean)
-                logs.append(log_variance)
+                means.append(mean.astype(np.float64))
+                logs.append(log_variance.astype(np.float64))
             if not plain:
                 score.append(graph.run(raw, conditions=told)["score"].astype(np.float64))
         scores += score
@@ -238,7 +208,7 @@ def _explained(facts: Facts, coder: Coder) -> Explained | None:
     found = []
     for i in range(0, len(raw), 64):
         some = told[i : i + 64] if told is not None else None
-        found.append(coder.decode(coder.encode(raw[i : i + 64], some)[0], some))
+        found.append(rebuild(coder, raw[i : i + 64], some))
     rebuilt = [r for r in found if r is not None]
     n = len(raw)
     if not rebuilt or n <= 2 * COMPONENTS:
@@ -296,7 +266,7 @@ def _shown(
         tile = int(np.argmax(out["score"]))
         one = raw[tile : tile + 1]
         its = told[tile : tile + 1] if told is not None else None
-        rebuilt = coder.decode(coder.encode(one, its)[0], its) if coder is not None else None
+        rebuilt = rebuild(coder, one, its) if coder is not None else None
         score = float(scored.values["score"][position])
         term, side = _worst_term(facts, {t: float(v[position]) for t, v in scored.values.items()})
         found.append(
@@ -346,10 +316,12 @@ def _decoded(
     if coder is None or latents is None:
         return None, (), None
     told = np.arange(12) % conditions if conditions else None
+    if not coder.has(DECODER):
+        return None, (), None
     generated = coder.decode(np.random.default_rng(0).standard_normal((12, latents.mean.shape[1])), told)
     variance = latents.mean.var(axis=0)
     units = [int(u) for u in np.argsort(-variance, kind="stable")[:2] if active_units(latents.mean)[u]]
-    if generated is None or not units:
+    if not units:
         return None, (), generated
     steps = np.linspace(-2.5, 2.5, 7)
     rows = []
@@ -357,6 +329,5 @@ def _decoded(
         z = np.tile(latents.mean.mean(axis=0), (len(steps), 1))
         z[:, unit] += steps * float(np.sqrt(variance[unit]))
         walked = coder.decode(z, np.zeros(len(z), np.int64) if conditions else None)
-        assert walked is not None
         rows.append(walked)
     return np.stack(rows), tuple(units), generated
