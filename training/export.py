@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, SCORE, STEP
 from vaegis.models.errors import Refusal
-from vaegis.models.families import Family
+from vaegis.models.families import Batch, Family
 from vaegis.models.runtime.sessions import open_session
 from vaegis.models.spec import ImageSpec
 
@@ -44,8 +44,8 @@ class ScoreGraph(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         if mask is not None:
             x = torch.where(mask > 0.5, x, torch.full_like(x, torch.nan))
-        score, found = self.family.scored(x.double() if self.wide else x, condition)
-        outputs = (score, *(found.terms[t] for t in self.family.meaning), found.map)
+        score, evidence = self.family.score(Batch(x.double() if self.wide else x, condition))
+        outputs = (score, *(evidence.terms[t] for t in self.family.meaning), evidence.map)
         return tuple(o.float() for o in outputs) if self.wide else outputs
 
 
@@ -59,7 +59,7 @@ class EncoderGraph(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if mask is not None:
             x = torch.where(mask > 0.5, x, torch.full_like(x, torch.nan))
-        return self.family.encode(x, condition)
+        return self.family.encode(Batch(x, condition))
 
 
 class DecoderGraph(nn.Module):
@@ -70,7 +70,7 @@ class DecoderGraph(nn.Module):
         self.family = family
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.family.decode(z, condition)
+        return self.family.decode(Batch(z, condition))
 
 
 def doubled(family: Family) -> Family | None:

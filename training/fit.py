@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 
 from vaegis.models.blocks import Samples, conditions_of, parts_of
 from vaegis.models.errors import Refusal
-from vaegis.models.families import Batches, Conditioned, Family, Progress, Recipe, conditioned
+from vaegis.models.families import Batch, Batches, Family, Progress, Recipe
 from vaegis.training import checkpoint
 from vaegis.training.allocator import keep_freed
 from vaegis.training.augment import augment
@@ -112,7 +112,7 @@ class _Loop:
         family.start(looks(samples, fit_parts))
         self.model = self.fabric.setup_module(family)
         self.model.mark_forward_method("loss")
-        self.model.mark_forward_method("held")
+        self.model.mark_forward_method("validation_loss")
         self.learning = [p for p in family.parameters() if p.requires_grad]
         self.optimisers = {name: self._optimiser(player) for name, player in family.players().items()}
         self.average = Average(family, recipe.average)
@@ -152,8 +152,8 @@ class _Loop:
         at = Progress(number, self.total, generator(self.seed, number, device))
         batches = []
         for turn in range(self.turns):
-            x, condition = _batch(self.samples, self.order.of(number * self.turns + turn), device)
-            batches.append((augment(x, self.family.spec, at.generator), condition))
+            batch = _batch(self.samples, self.order.of(number * self.turns + turn)).to(device)
+            batches.append(batch._replace(x=augment(batch.x, self.family.spec, at.generator)))
         terms = _step(self.fabric, self.model, self.family, self.optimisers, batches, at, self.rate, self.recipe)
         self.state.step += 1
         self.average.update(self.state.step)
@@ -211,7 +211,7 @@ def _step(
     model: Any,
     family: Family,
     optimisers: dict[str, Optimizer],
-    batches: list[tuple[Tensor, Tensor | None]],
+    batches: list[Batch],
     at: Progress,
     rate: float,
     recipe: Recipe,
@@ -219,8 +219,8 @@ def _step(
     """The turns of every player, one batch each; returns the last turn's loss terms, prefixed by the player where there
     are several."""
     losses: dict[str, float] = {}
-    turns = [(player, *batch) for player in optimisers for batch in batches[: family.turns(player)]]
-    for player, x, condition in turns:
+    turns = [(player, batch) for player in optimisers for batch in batches[: family.turns(player)]]
+    for player, batch in turns:
         optimiser = optimisers[player]
         own = {id(p) for group in optimiser.param_groups for p in group["params"]}
         for parameter in family.parameters():
@@ -228,7 +228,7 @@ def _step(
         for group in optimiser.param_groups:
             group["lr"] = rate * _pace(at)
         optimiser.zero_grad()
-        terms = model.loss(x, player, at, condition)
+        terms = model.loss(batch, player, at)
         for name, value in terms.items():
             number = value.item()
             if not math.isfinite(number):
@@ -256,11 +256,10 @@ def _validate(
     family.eval()
     loss, count = 0.0, 0
     with torch.no_grad():
-        for i, (x, condition) in enumerate(conditioned(looks(samples, parts))):
+        for i, batch in enumerate(looks(samples, parts)()):
             at = Progress(total, total, generator(seed, -1 - i, device))
-            numbers = condition.to(device) if condition is not None else None
-            loss += model.held(x.to(device), at, numbers).item() * len(x)
-            count += len(x)
+            loss += model.validation_loss(batch.to(device), at).item() * len(batch.x)
+            count += len(batch.x)
     return loss / max(count, 1)
 
 
@@ -297,25 +296,23 @@ def looks(samples: Samples, parts: NDArray[np.int64], seed: int | None = None) -
     varied = seed is not None and bool(samples.spec.invariances)
     passes = max(1, math.ceil(VARIED_LEAST / max(1, len(parts)))) if varied else 1
 
-    def once() -> Iterator[tuple[Tensor, Tensor | None]]:
+    def look() -> Iterator[Batch]:
         for number in range(passes):
             for i in range(0, len(parts), LOOK):
-                x, condition = _batch(samples, parts[i : i + LOOK], torch.device("cpu"))
+                batch = _batch(samples, parts[i : i + LOOK])
                 if varied:
                     draws = np.random.SeedSequence([abs(seed or 0), number, i, 1]).generate_state(2, np.uint32)
-                    x = augment(x, samples.spec, torch.Generator().manual_seed(int(draws[0]) << 31 ^ int(draws[1])))
-                yield x, condition
+                    own = torch.Generator().manual_seed(int(draws[0]) << 31 ^ int(draws[1]))
+                    batch = batch._replace(x=augment(batch.x, samples.spec, own))
+                yield batch
 
-    if samples.conditions is not None:
-        return Conditioned(lambda: ((x, c) for x, c in once() if c is not None))
-    return lambda: (x for x, _ in once())
+    return look
 
 
-def _batch(samples: Samples, parts: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _batch(samples: Samples, parts: NDArray[np.int64]) -> Batch:
     """Raw parts and their conditions, if there are any."""
     numbers = conditions_of(samples, parts)
-    condition = torch.from_numpy(numbers).to(device) if numbers is not None else None
-    return torch.from_numpy(samples.take(parts)).to(device), condition
+    return Batch(torch.from_numpy(samples.take(parts)), None if numbers is None else torch.from_numpy(numbers))
 
 
 def weights(family: Family) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from vaegis.models.blocks import Samples, conditions_of
 from vaegis.models.bundle import DECODER, ENCODER, SAMPLER, STEP
 from vaegis.models.errors import Refusal
+from vaegis.models.families import Batch
 from vaegis.models.families.vae import VAE
 from vaegis.models.latent import Coder, as_raw
 from vaegis.models.manifest import Manifest
@@ -225,7 +226,8 @@ class Reference:
         for i in range(0, len(x), 256):
             condition = torch.from_numpy(told[i : i + 256]) if told is not None else None
             with torch.no_grad():
-                found.append(self._vae.encode(torch.from_numpy(np.ascontiguousarray(x[i : i + 256])), condition)[0])
+                raw = torch.from_numpy(np.ascontiguousarray(x[i : i + 256]))
+                found.append(self._vae.encode(Batch(raw, condition))[0])
         return Features(torch.cat(found).double().numpy())
 
 

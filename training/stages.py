@@ -23,7 +23,7 @@ from vaegis.models.bundle import SCORE
 from vaegis.models.calibration import ALL, Calibration, Decision, decide, smallest_alpha
 from vaegis.models.derived.calibrating import calibrate_graph, usable_alpha
 from vaegis.models.errors import Refusal
-from vaegis.models.families import FAMILIES, Family, conditioned, make
+from vaegis.models.families import FAMILIES, Family, make
 from vaegis.models.inputs import InputOptions
 from vaegis.models.inputs.images import fitted_roi
 from vaegis.models.runtime.graph import Graph
@@ -170,8 +170,8 @@ def fuse(family: Family, samples: Samples, split: Split, seed: int) -> None:
     family.eval()
     columns: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
-        for x, condition in conditioned(looks(samples, parts_of(samples, split.validate), seed)):
-            for term, values in family.evidence(x, condition).terms.items():
+        for batch in looks(samples, parts_of(samples, split.validate), seed)():
+            for term, values in family.evidence(batch).terms.items():
                 columns.setdefault(term, []).append(values)
     family.fusion.fit({t: torch.cat(v) for t, v in columns.items()})
 

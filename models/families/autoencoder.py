@@ -32,12 +32,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vaegis.models.errors import Refusal
-from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
-from vaegis.models.families.fusion import Form, chosen
+from vaegis.models.families.family import Batch, Batches, Draw, Evidence, Family, Progress, Recipe, in_range
+from vaegis.models.families.fusion import Form, terms_for
+from vaegis.models.families.parts.defaults import MAP_PEAK_MEANING, WIDTHS, latent_units, sizes_in_range
 from vaegis.models.families.parts.densities import Gaussian, Mixture
 from vaegis.models.families.parts.layers import decoder_for, encoder_for, smooth
 from vaegis.models.families.parts.normaliser import Normaliser
 from vaegis.models.families.parts.relations import RESIDUAL_MEANING, Relations, relatable, related
+from vaegis.models.families.parts.residuals import MeanSquares
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the covariance of codes, relative to their mean variance
@@ -48,7 +50,7 @@ MEANING = {
     "reconstruction_error": "mean squared error per value of the reconstruction",
     "latent_distance": "Mahalanobis distance of the code from the clean codes",
     "latent_density": "negative log-density of the code among the clean codes, nats",
-    "map_peak": "largest value of the map: the strangest place, in units of clean variance",
+    "map_peak": MAP_PEAK_MEANING,
 }
 DISTANCE_MEANING = {"residual_distance": RESIDUAL_MEANING}
 FUSED: dict[str, dict[str, Form]] = {
@@ -56,8 +58,8 @@ FUSED: dict[str, dict[str, Form]] = {
     "series": {"residual_distance": "log", "map_peak": "log"},
     "vector": {"residual_distance": "log"},
     "varied": {"reconstruction_error": "log", "residual_distance": "log"},
+    "missing": {"reconstruction_error": "log", "latent_density": "linear", "map_peak": "log"},
 }
-FUSED_MISSING: dict[str, Form] = {"reconstruction_error": "log", "latent_density": "linear", "map_peak": "log"}
 
 
 class Autoencoder(Family):
@@ -91,19 +93,16 @@ class Autoencoder(Family):
             Refusal: an argument out of its range.
         """
         whole = relatable(spec)
-        fused = chosen(FUSED, spec) if whole else FUSED_MISSING
-        super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), fused)
-        in_range("latent", latent, 0, 4096)
-        in_range("width", width, 0, 4096)
+        super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), terms_for(FUSED, spec, whole))
+        sizes_in_range(latent=latent, width=width, resolution=resolution)
         in_range("noise", noise, 0, 10)
         in_range("memory", memory, 0, 65536)
-        in_range("resolution", resolution, 0, 512)
         if memory == 1:
             raise Refusal("Argument memory is 1; one prototype would be every reconstruction. Give 2 or more, or 0.")
         self.normaliser = Normaliser(spec, resolution)
         inner = self.normaliser.inner
-        self.latent = latent or _default_latent(spec)
-        self.width = width or {"image": 16, "series": 32, "vector": 128}[spec.kind]
+        self.latent = latent or latent_units(spec)
+        self.width = width or WIDTHS[spec.kind]
         self.noise, self.memory, self.resolution = noise, memory, resolution
         self.gaps = spec.missing == "allow"
         self.encoder = encoder_for(inner, self.latent, self.width, self.normaliser.shape[0] if self.gaps else 0)
@@ -140,16 +139,14 @@ class Autoencoder(Family):
     def players(self) -> dict[str, nn.Module]:
         return {"autoencoder": self}
 
-    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
-        y, seen = self._values(x)
-        blurred = y
+    def loss(self, batch: Batch, player: str, at: Progress) -> dict[str, Tensor]:
+        y, mask = self._values(batch.x)
+        noisy = y
         if self.noise:
-            draw = torch.randn(y.shape, generator=at.generator, device=at.generator.device).to(y)
             # What is missing stays at its mean: noise there would be noise on nothing.
-            blurred = y + self.noise * draw * seen
-        z = self._code(blurred, seen)
-        told, shares = self._recalled(z)
-        error = ((y - self.decoder(told)).square() * seen).sum() / seen.sum().clamp_min(1)
+            noisy = y + self.noise * at.normal(y) * mask
+        code, shares = self._recall(self._code(noisy, mask))
+        error = ((y - self.decoder(code)).square() * mask).sum() / mask.sum().clamp_min(1)
         if shares is None:
             return {"total": error}
         entropy = -(shares * (shares + TINY).log()).sum(1).mean()
@@ -158,17 +155,15 @@ class Autoencoder(Family):
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """Clean codes and residuals."""
-        codes = []
-        count, square = torch.zeros_like(self.residual).double(), torch.zeros_like(self.residual).double()
-        for x in batches():
-            y, seen = self._values(x)
-            z = self._code(y, seen)
-            left = (y - self._rebuilt(z)) * seen
+        codes, squares = [], MeanSquares(self.residual)
+        for batch in batches():
+            y, mask = self._values(batch.x)
+            z = self._code(y, mask)
+            residual = (y - self._reconstruct(z)) * mask
             codes.append(z)
-            count += seen.double().sum(0)
-            square += left.square().double().sum(0)
+            squares.add(residual.square(), mask)
             if self.residuals is not None:
-                self.residuals.add(related(left, self.normaliser.inner))
+                self.residuals.add(related(residual, self.normaliser.inner))
         z = torch.cat(codes)
         self.middle.copy_(z.mean(0))
         # One scale for all units, that a ridge means something: their own would turn an idle unit's noise into news.
@@ -178,38 +173,36 @@ class Autoencoder(Family):
         self.clusters.fit(z)
         if self.residuals is not None:
             self.residuals.settle()
-        # Shrunk towards the mean over places: over a few hundred samples one place's own is noisy.
-        own = square / count.clamp_min(1)
-        self.residual.copy_(0.9 * own + 0.1 * own.mean().clamp_min(1e-8))
+        self.residual.copy_(squares.shrunk())
 
-    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
-        y, seen = self._values(x)
-        z = self._code(y, seen)
-        left = (y - self._rebuilt(z)) * seen
+    def evidence(self, batch: Batch) -> Evidence:
+        y, mask = self._values(batch.x)
+        z = self._code(y, mask)
+        residual = (y - self._reconstruct(z)) * mask
         inner = self.normaliser.inner
-        heat = left.square() / self.residual
+        heat = residual.square() / self.residual
         if isinstance(inner, ImageSpec):
             heat = smooth(heat.mean(1), inner)
         code = (z - self.middle) / self.spread
         terms = {
-            "reconstruction_error": left.square().flatten(1).sum(1) / seen.flatten(1).sum(1).clamp_min(1),
+            "reconstruction_error": residual.square().flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1),
             "latent_distance": self.codes.distance(code),
             "latent_density": self.clusters.density(code),
             "map_peak": heat.flatten(1).amax(1),
         }
         if self.residuals is not None:
-            terms["residual_distance"] = self.residuals.away(related(left, inner))
-        return Evidence(terms, self.normaliser.place(heat))
+            terms["residual_distance"] = self.residuals.away(related(residual, inner))
+        return Evidence(terms, self.normaliser.full_size(heat))
 
-    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The code, whose log-variance is reported as 0: an autoencoder has no posterior."""
-        z = self._code(*self._values(x))
+        z = self._code(*self._values(batch.x))
         return z, torch.zeros_like(z)
 
-    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.normaliser.back(self._rebuilt(z))
+    def decode(self, latents: Batch) -> Tensor:
+        return self.normaliser.denormalise(self._reconstruct(latents.x))
 
-    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
+    def sample(self, draw: Draw) -> Tensor:
         raise Refusal(
             "An autoencoder cannot generate samples: it has no distribution over its codes to draw from. Fit a vae, "
             "which has one, or take codes of real samples and interpolate."
@@ -222,19 +215,19 @@ class Autoencoder(Family):
             return y, torch.ones_like(y)
         return torch.where(y.isnan(), 0.0, y), (~y.isnan()).to(y.dtype)
 
-    def _code(self, y: Tensor, seen: Tensor) -> Tensor:
-        z: Tensor = self.encoder(torch.cat([y, seen], dim=1) if self.gaps else y)
+    def _code(self, y: Tensor, mask: Tensor) -> Tensor:
+        z: Tensor = self.encoder(torch.cat([y, mask], dim=1) if self.gaps else y)
         return z
 
-    def _recalled(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _recall(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the decoder is given for a code, and the addresses behind it."""
         if self.prototypes is None:
             return z, None
         shares = self.prototypes.address(z)
         return shares @ self.prototypes.items, shares
 
-    def _rebuilt(self, z: Tensor) -> Tensor:
-        y: Tensor = self.decoder(self._recalled(z)[0])
+    def _reconstruct(self, z: Tensor) -> Tensor:
+        y: Tensor = self.decoder(self._recall(z)[0])
         return y
 
 
@@ -254,13 +247,3 @@ class Memory(nn.Module):
         total = sparse.sum(1, keepdim=True)
         # Where all are equal, none stands out.
         return torch.where(total > 0, sparse / total.clamp_min(TINY), w)
-
-
-def _default_latent(spec: InputSpec) -> int:
-    match spec:
-        case ImageSpec():
-            return 32
-        case SeriesSpec():
-            return max(4, min(16, 2 * len(spec.columns)))
-        case _:
-            return max(2, min(32, len(spec.columns) // 2))

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from vaegis.models.bundle import STEP
 from vaegis.models.errors import Refusal
-from vaegis.models.families.family import Batches, Evidence, Family, Plan, Progress, Recipe, in_range
+from vaegis.models.families.family import Batch, Batches, Draw, Evidence, Family, Plan, Progress, Recipe, in_range
+from vaegis.models.families.parts.defaults import sizes_in_range
 from vaegis.models.families.parts.layers import from_channels, smooth
 from vaegis.models.families.parts.logistics import Logistics
 from vaegis.models.families.parts.masked import Made, PixelCNN, Recurrent, RowLSTM, WaveNet
@@ -83,11 +84,9 @@ class Autoregressive(Family):
             Refusal: an argument out of its range, or a network for another kind of input.
         """
         super().__init__(spec, MEANING, fused_likelihood(spec, "linear"))
-        in_range("layers", layers, 0, 64)
-        in_range("width", width, 0, 4096)
+        sizes_in_range(layers=layers, width=width, resolution=resolution)
         in_range("mixture", mixture, 1, 32)
         in_range("noise", noise, 0, 1)
-        in_range("resolution", resolution, 0, 512)
         able = NETWORKS[spec.kind]
         self.network = next(iter(able)) if network == "auto" else network
         if self.network not in tuple(able):
@@ -100,7 +99,6 @@ class Autoregressive(Family):
         self.normaliser = Normaliser(spec, resolution)
         shape = self.normaliser.shape
         top = 2.0**spec.depth - 1 if isinstance(spec, ImageSpec) else 0.0
-        # The columns of a table are places of one channel each.
         self.values = Logistics(1 if spec.kind == "vector" else shape[0], mixture, top)
         self.predict = build(shape, self.values.outputs, self.width, self.layers)
         self.typicality = Typicality()
@@ -118,9 +116,9 @@ class Autoregressive(Family):
         return self.normaliser.notes()
 
     def log_jacobian(self) -> float | None:
-        found = self.normaliser.log_jacobian()
+        nats = self.normaliser.log_jacobian()
         # Probabilities of whole numbers are those of the raw values already.
-        return 0.0 if found is not None and self.values.top else found
+        return 0.0 if nats is not None and self.values.top else nats
 
     def start(self, batches: Batches) -> None:
         """Mean and spread of each channel or column."""
@@ -129,31 +127,28 @@ class Autoregressive(Family):
     def players(self) -> dict[str, nn.Module]:
         return {"network": self}
 
-    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
-        raw = self.normaliser.seen(x)
-        y = self.normaliser.scaled(raw)
+    def loss(self, batch: Batch, player: str, at: Progress) -> dict[str, Tensor]:
+        raw = self.normaliser.arrange(batch.x)
+        y = self.normaliser.normalise(raw)
         if self.noise and not self.values.top:
-            noise = torch.randn(y.shape, generator=at.generator, device=at.generator.device).to(y)
-            y = y + self.noise * noise
-        return {"total": self._nats(y, raw).flatten(1).sum(1).mean() / math.prod(self.normaliser.shape)}
+            y = y + self.noise * at.normal(y)
+        return {"total": self._nats_of(y, raw).flatten(1).sum(1).mean() / math.prod(self.normaliser.shape)}
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """What clean likelihoods are like, whole and place by place."""
-        found = []
-        for x in batches():
-            raw = self.normaliser.seen(x)
-            nats = self._nats(self.normaliser.scaled(raw), raw)
-            found.append(nats.flatten(1).sum(1))
-            self.standing.add(self._placed(nats))
-        self.typicality.fit(torch.cat(found))
+        clean = []
+        for batch in batches():
+            nats = self._nats(batch.x)
+            clean.append(nats.flatten(1).sum(1))
+            self.standing.add(self._over_channels(nats))
+        self.typicality.fit(torch.cat(clean))
         self.standing.settle()
 
-    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
-        raw = self.normaliser.seen(x)
-        shares = self._nats(self.normaliser.scaled(raw), raw)
+    def evidence(self, batch: Batch) -> Evidence:
+        shares = self._nats(batch.x)
         nats = shares.flatten(1).sum(1)
-        heat = self.standing(self._placed(shares))
+        heat = self.standing(self._over_channels(shares))
         if isinstance(self.normaliser.inner, ImageSpec):
             heat = smooth(heat, self.normaliser.inner)
         terms = {
@@ -161,27 +156,27 @@ class Autoregressive(Family):
             "typicality": self.typicality(nats),
             "map_peak": heat.flatten(1).amax(1),
         }
-        return Evidence(terms, self.normaliser.place(heat))
+        return Evidence(terms, self.normaliser.full_size(heat))
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
-        y = torch.zeros(n, *self.normaliser.shape, device=self.normaliser.scale.device)
-        for place in range(self.places):
-            uniform = torch.rand(n, self.values.channels, 2, generator=generator, device=generator.device)
-            y = self.step(y, place, uniform.to(y.device).clamp(1e-6, 1 - 1e-6))
-        return self.normaliser.back(y)
+    def sample(self, draw: Draw) -> Tensor:
+        y = torch.zeros(draw.n, *self.normaliser.shape, device=self.normaliser.scale.device)
+        for position in range(self.positions):
+            uniform = draw.uniform(self.values.channels, 2)
+            y = self.step(y, position, uniform.to(y.device).clamp(1e-6, 1 - 1e-6))
+        return self.normaliser.denormalise(y)
 
     @property
-    def places(self) -> int:
+    def positions(self) -> int:
         """Of one sample, in the order in which they are drawn."""
         return math.prod(self.normaliser.shape) // self.values.channels
 
-    def step(self, y: Tensor, place: int, uniform: Tensor) -> Tensor:
-        """Normalised (n, C, ...) with the numbered place drawn, given those before it; uniform (n, C, 2)."""
-        flat = self._channelled(y).flatten(2)
-        numbers = self.predict(y).flatten(2)[:, :, place]
-        drawn = self.values.draw(numbers, uniform, self.normaliser.centre, self.normaliser.scale)
-        flat = torch.cat([flat[:, :, :place], drawn[:, :, None], flat[:, :, place + 1 :]], dim=2)
+    def step(self, y: Tensor, position: int, uniform: Tensor) -> Tensor:
+        """Normalised (n, C, ...) with the numbered position drawn, given those before it; uniform (n, C, 2)."""
+        flat = channelled(y).flatten(2)
+        numbers = self.predict(y).flatten(2)[:, :, position]
+        values = self.values.draw(numbers, uniform, self.normaliser.centre, self.normaliser.scale)
+        flat = torch.cat([flat[:, :, :position], values[:, :, None], flat[:, :, position + 1 :]], dim=2)
         return flat.reshape(y.shape)
 
     def more_graphs(self) -> dict[str, Plan]:
@@ -196,26 +191,28 @@ class Autoregressive(Family):
         inputs = {"sample": sample, "time": torch.ones(3, dtype=torch.int64), "noise": torch.zeros_like(sample)}
         return {STEP: Plan(Next(self), inputs, ("next",))}
 
-    def _nats(self, y: Tensor, raw: Tensor) -> Tensor:
-        """Negative log-probabilities of (B, C, ...), normalised and raw, value by value."""
+    def _nats(self, x: Tensor) -> Tensor:
+        """Negative log-probabilities of raw (B, *shape), value by value, (B, C, ...)."""
+        raw = self.normaliser.arrange(x)
+        return self._nats_of(self.normaliser.normalise(raw), raw)
+
+    def _nats_of(self, y: Tensor, raw: Tensor) -> Tensor:
+        """The same of (B, C, ...), normalised and raw."""
         numbers = self.predict(y)
-        found = self.values.log_prob(numbers, self._channelled(y), self._channelled(raw), self.normaliser.scale)
-        return -found.reshape(y.shape)
+        logs = self.values.log_prob(numbers, channelled(y), channelled(raw), self.normaliser.scale)
+        return -logs.reshape(y.shape)
 
-    def _channelled(self, y: Tensor) -> Tensor:
-        """(B, D) -> (B, 1, D); the rest as it is."""
-        return y[:, None] if y.dim() == 2 else y
-
-    def _placed(self, nats: Tensor) -> Tensor:
+    def _over_channels(self, nats: Tensor) -> Tensor:
         """Of an image's channels together, (B, H, W); the rest as it is."""
         return nats.sum(1) if self.values.top else nats
 
 
 class Next(nn.Module):
-    """One place more of raw samples (B, *shape) whose undrawn places hold normal noise.
+    """One position more of raw samples (B, *shape) whose undrawn positions hold normal noise.
 
-    `time` (B,) counts the places that are still to be drawn, this one included. Each value takes two uniform numbers:
-    one chooses the logistic, from `noise` at its place, the other the value, from the noise that stood there before.
+    `time` (B,) counts the positions that are still to be drawn, this one included. Each value takes two uniform
+    numbers: one chooses the logistic, from `noise` at its position, the other the value, from the noise that stood
+    there before.
     """
 
     def __init__(self, family: Autoregressive) -> None:
@@ -225,23 +222,28 @@ class Next(nn.Module):
     def forward(self, sample: Tensor, time: Tensor, noise: Tensor) -> Tensor:
         family, values = self.family, self.family.values
         normaliser = family.normaliser
-        raw = normaliser.seen(sample)
-        place = (family.places - time)[:, None, None]
-        numbers = family.predict(normaliser.scaled(raw)).flatten(2)
-        flat, more = (family._channelled(v).flatten(2) for v in (raw, normaliser.seen(noise)))
-        here = place.expand(-1, values.channels, 1)
+        raw = normaliser.arrange(sample)
+        position = (family.positions - time)[:, None, None]
+        numbers = family.predict(normaliser.normalise(raw)).flatten(2)
+        flat, more = (channelled(v).flatten(2) for v in (raw, normaliser.arrange(noise)))
+        here = position.expand(-1, values.channels, 1)
         chance = torch.cat([more.gather(2, here), flat.gather(2, here)], dim=2)
         uniform = (0.5 + 0.5 * torch.erf(chance / math.sqrt(2))).clamp(1e-6, 1 - 1e-6)
-        drawn = values.draw(
-            numbers.gather(2, place.expand(-1, values.outputs, 1))[:, :, 0],
+        value = values.draw(
+            numbers.gather(2, position.expand(-1, values.outputs, 1))[:, :, 0],
             uniform,
             normaliser.centre,
             normaliser.scale,
         )
         scale, centre = (v.reshape(1, -1) for v in (normaliser.scale, normaliser.centre))
         if family.spec.kind == "vector":
-            scale, centre = scale[0][place[:, 0]], centre[0][place[:, 0]]
-        now = (drawn * scale + centre)[:, :, None]
+            scale, centre = scale[0][position[:, 0]], centre[0][position[:, 0]]
+        now = (value * scale + centre)[:, :, None]
         now = now.round() if values.top else now
-        out = torch.where(torch.arange(family.places, device=raw.device) == place, now, flat)
+        out = torch.where(torch.arange(family.positions, device=raw.device) == position, now, flat)
         return from_channels(out.reshape(raw.shape), family.spec)
+
+
+def channelled(y: Tensor) -> Tensor:
+    """(B, D) -> (B, 1, D): the columns of a table are positions of one channel each; the rest as it is."""
+    return y[:, None] if y.dim() == 2 else y

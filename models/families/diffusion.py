@@ -50,12 +50,14 @@ from torch.nn import functional
 
 from vaegis.models.bundle import STEP
 from vaegis.models.errors import Refusal
-from vaegis.models.families.family import Batches, Evidence, Family, Plan, Progress, Recipe, conditioned, in_range
-from vaegis.models.families.fusion import Form, chosen
+from vaegis.models.families.family import Batch, Batches, Draw, Evidence, Family, Plan, Progress, Recipe, in_range
+from vaegis.models.families.fusion import Form, terms_for
+from vaegis.models.families.parts.defaults import MAP_PEAK_MEANING, WIDTHS, sizes_in_range
 from vaegis.models.families.parts.denoiser import Classifier, denoiser_for
 from vaegis.models.families.parts.layers import from_channels, smooth
 from vaegis.models.families.parts.normaliser import Normaliser
 from vaegis.models.families.parts.relations import RESIDUAL_MEANING, Relations, relatable, related
+from vaegis.models.families.parts.residuals import MeanSquares
 from vaegis.models.families.parts.schedules import SCHEDULES, Schedule
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
@@ -63,22 +65,21 @@ SAMPLERS = ("ddim", "ancestral")
 DDIM_STEPS = 50  # of `sample`: more change little (Song et al. 2021, table 1)
 NOISE_SEED = 20200619
 START_MOST = 6.0  # clean spreads: an estimate of x_0 beyond is cut off while sampling, as Ho et al. cut at the range
-SHRINK = 0.1  # of a clean residual variance, towards that of all values
 
 MEANING = {
     "reconstruction_error": "mean squared error per value of what comes back after noise was added and taken away",
     "negative_elbo": "estimated negative evidence lower bound, nats: how improbable the sample is under the model",
-    "map_peak": "largest value of the map: the strangest place, in units of clean variance",
+    "map_peak": MAP_PEAK_MEANING,
 }
 DISTANCE_MEANING = {"residual_distance": RESIDUAL_MEANING}
-# As for the VAE, told by synthetic defects (docs/benchmarks.md).
+# As for the VAE, chosen by synthetic defects (docs/benchmarks.md).
 FUSED: dict[str, dict[str, Form]] = {
     "image": {"map_peak": "log", "residual_distance": "log"},
     "series": {"map_peak": "log", "residual_distance": "log"},
     "vector": {"negative_elbo": "linear", "residual_distance": "log"},
     "varied": {"reconstruction_error": "log", "residual_distance": "log"},
+    "missing": {"reconstruction_error": "log", "negative_elbo": "linear", "map_peak": "log"},
 }
-FUSED_MISSING: dict[str, Form] = {"reconstruction_error": "log", "negative_elbo": "linear", "map_peak": "log"}
 
 
 class Diffusion(Family):
@@ -120,10 +121,8 @@ class Diffusion(Family):
             Refusal: an argument out of its range.
         """
         whole = relatable(spec)
-        fused = chosen(FUSED, spec) if whole else FUSED_MISSING
-        super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), fused)
-        in_range("resolution", resolution, 0, 512)
-        in_range("width", width, 0, 4096)
+        super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), terms_for(FUSED, spec, whole))
+        sizes_in_range(width=width, resolution=resolution)
         in_range("steps", steps, 10, 10_000)
         in_range("level", level, 1e-3, 1)
         in_range("steps_back", steps_back, 1, 50)
@@ -139,7 +138,7 @@ class Diffusion(Family):
                 f"Argument steps_back is {steps_back}, but level {level:g} of {steps} steps leaves {from_step} to go "
                 "back; take fewer or a higher level."
             )
-        self.width = width or {"image": 16, "series": 32, "vector": 128}[spec.kind]
+        self.width = width or WIDTHS[spec.kind]
         self.schedule, self.steps, self.level, self.steps_back = schedule, steps, level, steps_back
         self.sampler, self.guidance, self.ema, self.resolution = sampler, guidance, ema, resolution
         self.normaliser = Normaliser(spec, resolution)
@@ -182,83 +181,77 @@ class Diffusion(Family):
             players["classifier"] = self.classifier
         return players
 
-    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
-        y, seen = self._values(x)
+    def loss(self, batch: Batch, player: str, at: Progress) -> dict[str, Tensor]:
+        y, mask = self.normaliser.observe(batch.x)
         device = at.generator.device
         # Even over 1..T within the batch, from a random beginning: the loss of a step varies less.
         even = (
             torch.rand((), generator=at.generator, device=device) + torch.arange(len(y), device=device) / len(y)
         ) % 1
         t = (even * self.steps).long().clamp_max(self.steps - 1).to(y.device) + 1
-        noise = torch.randn(y.shape, generator=at.generator, device=device).to(y)
-        noised = self.path.noised(y, t, noise)
+        noise = at.normal(y)
+        noisy = self.path.diffuse(y, t, noise)
         if player == "classifier":
             assert self.classifier is not None
-            assert condition is not None
+            assert batch.condition is not None
             # Gaps read as the mean, as they do where samples are scored.
-            loss = functional.cross_entropy(self.classifier(noised * seen, t / self.steps), condition)
-            return {"total": loss}
-        away = (self._noise(noised, t, seen, None) - noise) * seen
-        return {"total": away.square().sum() / seen.sum().clamp_min(1)}
+            logits = self.classifier(noisy * mask, t / self.steps)
+            return {"total": functional.cross_entropy(logits, batch.condition)}
+        error = (self._noise(noisy, t, mask, None) - noise) * mask
+        return {"total": error.square().sum() / mask.sum().clamp_min(1)}
 
-    def held(self, x: Tensor, at: Progress, condition: Tensor | None = None) -> Tensor:
+    def validation_loss(self, batch: Batch, at: Progress) -> Tensor:
         """The denoiser's: a classifier that learned the fit samples by heart must not stop it."""
-        return self.loss(x, "denoiser", at, condition)["total"]
+        return self.loss(batch, "denoiser", at)["total"]
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """Clean residuals of what comes back."""
-        count, square = torch.zeros_like(self.residual).double(), torch.zeros_like(self.residual).double()
-        for batch, condition in conditioned(batches):
-            y, seen = self._values(batch)
-            back, _ = self._returned(y, seen, condition)
-            count += seen.double().sum(0)
-            left = (y - back) * seen
-            square += left.square().double().sum(0)
+        squares = MeanSquares(self.residual)
+        for x, condition in batches():
+            y, mask = self.normaliser.observe(x)
+            residual = (y - self._denoise(y, mask, condition)[0]) * mask
+            squares.add(residual.square(), mask)
             if self.residuals is not None:
-                self.residuals.add(related(left, self.inner))
+                self.residuals.add(related(residual, self.inner))
         if self.residuals is not None:
             self.residuals.settle()
-        own = square / count.clamp_min(1)
-        self.residual.copy_(own * (1 - SHRINK) + own.mean().clamp_min(1e-8) * SHRINK)
+        self.residual.copy_(squares.shrunk())
 
-    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
-        y, seen = self._values(x)
-        back, at_level = self._returned(y, seen, condition)
-        left = (y - back) * seen
-        error = left.square()
+    def evidence(self, batch: Batch) -> Evidence:
+        y, mask = self.normaliser.observe(batch.x)
+        denoised, at_level = self._denoise(y, mask, batch.condition)
+        residual = (y - denoised) * mask
+        error = residual.square()
         heat = error / self.residual
         if isinstance(self.inner, ImageSpec):
             heat = smooth(heat.mean(1), self.inner)
-        observed = seen.flatten(1).sum(1).clamp_min(1.0)
+        count = mask.flatten(1).sum(1).clamp_min(1.0)
         terms = {
-            "reconstruction_error": error.flatten(1).sum(1) / observed,
-            "negative_elbo": self._bound(y, seen, at_level, condition),
+            "reconstruction_error": error.flatten(1).sum(1) / count,
+            "negative_elbo": self._bound(y, mask, at_level, batch.condition),
             "map_peak": heat.flatten(1).amax(1),
         }
         if self.residuals is not None:
-            terms["residual_distance"] = self.residuals.away(related(left, self.inner))
-        return Evidence(terms, self.normaliser.place(heat))
+            terms["residual_distance"] = self.residuals.away(related(residual, self.inner))
+        return Evidence(terms, self.normaliser.full_size(heat))
 
     def log_jacobian(self) -> float | None:
         return self.normaliser.log_jacobian()
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
+    def sample(self, draw: Draw) -> Tensor:
         device = self.residual.device
-
-        def draw() -> Tensor:
-            return torch.randn(n, *self.normaliser.shape, generator=generator, device=generator.device).to(device)
-
-        y = draw()
+        y = draw.normal(*self.normaliser.shape).to(device)
         if self.sampler == "ancestral":
             for t in range(self.steps, 0, -1):
-                y = self.step(y, torch.full((n,), t, device=device), draw(), condition)
+                noise = draw.normal(*self.normaliser.shape).to(device)
+                y = self.step(y, torch.full((draw.n,), t, device=device), noise, draw.condition)
         else:
             times = torch.linspace(self.steps, 0, min(DDIM_STEPS, self.steps) + 1).round().int().tolist()
             for t, s in zip(times[:-1], times[1:], strict=True):
-                y = self._jump(y, t, s, torch.ones_like(y), condition, START_MOST)
-        return self.normaliser.back(y)
+                y = self._jump(y, t, s, torch.ones_like(y), draw.condition, START_MOST)
+        return self.normaliser.denormalise(y)
 
     def step(self, y: Tensor, t: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """One ancestral step from normalised (B, C, ...) x_t at times (B,) to x_{t-1}."""
@@ -273,61 +266,53 @@ class Diffusion(Family):
             inputs["condition"] = torch.zeros(3, dtype=torch.int64)
         return {STEP: Plan(Ancestral(self), inputs, ("next",))}
 
-    def _values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw (B, *shape) -> normalised, 0 where missing, and observed (1 or 0), channels first."""
-        y = self.normaliser(x)
-        if self.spec.missing == "allow":
-            seen = (~y.isnan()).to(y.dtype)
-            return torch.where(y.isnan(), torch.zeros_like(y), y), seen
-        return y, torch.ones_like(y)
-
-    def _noise(self, x: Tensor, t: Tensor, seen: Tensor, condition: Tensor | None) -> Tensor:
+    def _noise(self, x: Tensor, t: Tensor, mask: Tensor, condition: Tensor | None) -> Tensor:
         """What the network says is noise in (B, C, ...) x_t at times (B,), guided where there is a condition."""
         gaps = self.spec.missing == "allow"
         share = t / self.steps
         signal, sigma = (table[t].view(-1, *(1,) * (x.dim() - 1)) for table in (self.path.signal, self.path.sigma))
-        noise: Tensor = sigma * x + signal * self.denoiser(torch.cat([x * seen, seen], dim=1) if gaps else x, share)
+        noise: Tensor = sigma * x + signal * self.denoiser(torch.cat([x * mask, mask], dim=1) if gaps else x, share)
         if self.classifier is None or condition is None:
             return noise
-        return noise - self.guidance * sigma * self.classifier.slope(x * seen, share, condition)
+        return noise - self.guidance * sigma * self.classifier.slope(x * mask, share, condition)
 
     def _jump(
-        self, x: Tensor, t: int, s: int, seen: Tensor, condition: Tensor | None, most: float = math.inf
+        self, x: Tensor, t: int, s: int, mask: Tensor, condition: Tensor | None, most: float = math.inf
     ) -> Tensor:
         """DDIM's step from x_t to x_s; an estimate of x_0 beyond +-`most` is cut off."""
         at, to = (torch.full((x.shape[0],), time, dtype=torch.int64, device=x.device) for time in (t, s))
-        noise = self._noise(x, at, seen, condition)
+        noise = self._noise(x, at, mask, condition)
         if math.isfinite(most):
             start = self.path.start(x, at, noise).clamp(-most, most)
             noise = (x - self.path.signal[t] * start) / self.path.sigma[t]
         return self.path.jump(x, noise, at, to)
 
-    def _found(self, y: Tensor, seen: Tensor, k: int, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """y noised to the k-th of `times`, and the noise found in it."""
+    def _estimate(self, y: Tensor, mask: Tensor, k: int, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """y with the stored noise of the k-th of `times`, and the network's estimate of that noise."""
         t = torch.full((y.shape[0],), self.times[k], dtype=torch.int64, device=y.device)
-        x = self.path.noised(y, t, self.noise[k].expand_as(y))
-        return x, self._noise(x, t, seen, condition)
+        x = self.path.diffuse(y, t, self.noise[k].expand_as(y))
+        return x, self._noise(x, t, mask, condition)
 
-    def _returned(self, y: Tensor, seen: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What comes back of y, and the noise found in it at the level."""
-        x, noise = self._found(y, seen, 1, condition)
+    def _denoise(self, y: Tensor, mask: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """y', and the estimate of the noise at the level that it began with."""
+        x, noise = self._estimate(y, mask, 1, condition)
         at, to = (torch.full((y.shape[0],), t, dtype=torch.int64, device=y.device) for t in self.back[:2])
         x = self.path.jump(x, noise, at, to)
         for t, s in zip(self.back[1:-1], self.back[2:], strict=True):
-            x = self._jump(x, t, s, seen, condition)
+            x = self._jump(x, t, s, mask, condition)
         return x, noise
 
-    def _bound(self, y: Tensor, seen: Tensor, at_level: Tensor, condition: Tensor | None) -> Tensor:
+    def _bound(self, y: Tensor, mask: Tensor, at_level: Tensor, condition: Tensor | None) -> Tensor:
         """Estimate of the negative bound, nats, (B,)."""
-        found = (self._found(y, seen, 0, condition)[1], at_level, self._found(y, seen, 2, condition)[1])
+        estimates = (self._estimate(y, mask, 0, condition)[1], at_level, self._estimate(y, mask, 2, condition)[1])
         values = float(math.prod(y.shape[1:]))
         # A partly observed sample's nats are scaled up to a full one's, so that both can be held against one threshold.
-        share = seen.flatten(1).sum(1).clamp_min(1.0) / values
+        share = mask.flatten(1).sum(1).clamp_min(1.0) / values
         nats = torch.zeros_like(share)
-        for k, noise in enumerate(found):
-            nats = nats + self.weight[k] * ((self.noise[k] - noise) * seen).square().flatten(1).sum(1)
+        for k, noise in enumerate(estimates):
+            nats = nats + self.weight[k] * ((self.noise[k] - noise) * mask).square().flatten(1).sum(1)
         kept = self.kept_at_last
-        prior = 0.5 * (seen * (kept * y.square() - kept - math.log(1 - kept))).flatten(1).sum(1)
+        prior = 0.5 * (mask * (kept * y.square() - kept - math.log(1 - kept))).flatten(1).sum(1)
         return (nats + prior) / share + 0.5 * values * (1 + math.log(2 * math.pi / self.ratio_at_first))
 
     def _weights(self) -> Tensor:
@@ -355,9 +340,9 @@ class Ancestral(nn.Module):
         side = normaliser.factor
         at = time.view(-1, *(1,) * (sample.dim() - 1))
         # The mean of a square of independent noise has a side-th of its spread.
-        y = normaliser.seen(torch.where(at == family.steps, sample * side, sample))
-        y = family.step(y, time, normaliser.seen(noise * side), condition)
-        raw = normaliser.back(y)
+        y = normaliser.arrange(torch.where(at == family.steps, sample * side, sample))
+        y = family.step(y, time, normaliser.arrange(noise * side), condition)
+        raw = normaliser.denormalise(y)
         if side > 1:
             y = functional.interpolate(y, scale_factor=float(side), mode="nearest")
             y = y[:, :, : sample.shape[1], : sample.shape[2]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,8 +21,7 @@ from vaegis.models.families.fusion import Form, Fusion
 from vaegis.models.spec import InputSpec
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """Where a fit stands. Warm-up and noise depend on nothing else, so a resumed fit repeats the uninterrupted one."""
 
     step: int  # of the optimiser, from 0
@@ -33,6 +32,40 @@ class Progress:
     def share(self) -> float:
         """Of the fit that is done, in [0, 1]."""
         return self.step / max(self.total, 1)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal noise in the shape, type and place of a tensor."""
+        return torch.randn(like.shape, generator=self.generator, device=self.generator.device).to(like)
+
+
+class Batch(NamedTuple):
+    """Rows that go through a family together."""
+
+    x: Tensor  # raw samples (B, *shape), NaN where missing; where they are decoded, latents (B, L)
+    condition: Tensor | None = None  # (B,) int64, the number in `spec.conditions` of each; None where it names none
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on a device."""
+        return Batch(self.x.to(device), None if self.condition is None else self.condition.to(device))
+
+
+Batches = Callable[[], Iterable[Batch]]  # a fresh pass over clean samples at each call
+
+
+class Draw(NamedTuple):
+    """What new samples are wanted."""
+
+    n: int
+    generator: torch.Generator
+    condition: Tensor | None = None  # (n,) int64, as of a `Batch`
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal noise (n, *shape), on the generator's device."""
+        return torch.randn(self.n, *shape, generator=self.generator, device=self.generator.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Even noise in [0, 1), (n, *shape), on the generator's device."""
+        return torch.rand(self.n, *shape, generator=self.generator, device=self.generator.device)
 
 
 @dataclass(frozen=True)
@@ -65,27 +98,6 @@ class Evidence(NamedTuple):
     map: Tensor  # where: (B, H, W), (B, T, C) or (B, D), float32, in units of clean variation
 
 
-Batches = Callable[[], Iterable[Tensor]]  # a fresh pass over clean raw batches at each call
-
-
-@dataclass(frozen=True)
-class Conditioned:
-    """`Batches` of a source that declares conditions: a plain call gives the batches alone."""
-
-    pairs: Callable[[], Iterable[tuple[Tensor, Tensor]]]  # the same with the conditions, (B,) int64, of each batch
-
-    def __call__(self) -> Iterator[Tensor]:
-        return (x for x, _ in self.pairs())
-
-
-def conditioned(batches: Batches) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """A pass over batches with their conditions, None where the source declares none."""
-    if isinstance(batches, Conditioned):
-        yield from batches.pairs()
-    else:
-        yield from ((x, None) for x in batches())
-
-
 class Family(nn.Module, ABC):
     """A way of learning what clean product looks like.
 
@@ -94,9 +106,7 @@ class Family(nn.Module, ABC):
 
     kinds: ClassVar[tuple[str, ...]] = ("image", "series", "vector")  # input kinds the mathematics allows
     takes_missing: ClassVar[bool] = True  # whether values may be missing (NaN) where the spec allows it
-    # Whether it can be told what each sample was made as. `condition`, (B,) int64, numbers `spec.conditions`; it is
-    # given to every method that takes it where the spec names some, and None otherwise.
-    conditional: ClassVar[bool] = False
+    conditional: ClassVar[bool] = False  # whether it learns what each sample was made as, where the spec names it
 
     def __init__(self, spec: InputSpec, meaning: Mapping[str, str], fused: Mapping[str, Form]) -> None:
         """Keeps what every family has.
@@ -125,19 +135,19 @@ class Family(nn.Module, ABC):
         """Who learns in turn, by name; empty where nothing is left to learn after `start`."""
 
     @abstractmethod
-    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
-        """Named scalar terms for raw (B, *shape); `total` is minimised over the player's parameters."""
+    def loss(self, batch: Batch, player: str, at: Progress) -> dict[str, Tensor]:
+        """Named scalar terms; `total` is minimised over the player's parameters."""
 
     def turns(self, player: str) -> int:
         """How often the player learns at each step, each time from other samples; at least 1."""
         return 1
 
-    def held(self, x: Tensor, at: Progress, condition: Tensor | None = None) -> Tensor:
-        """What early stopping minimises: a scalar for raw (B, *shape) of the validate split, in evaluation mode and
-        without gradients. The players' totals together, unless their game says nothing of how good the model is."""
-        total = torch.zeros((), device=x.device)
+    def validation_loss(self, batch: Batch, at: Progress) -> Tensor:
+        """What early stopping minimises: a scalar for samples of the validate split, in evaluation mode and without
+        gradients. The players' totals together, unless their game says nothing of how good the model is."""
+        total = torch.zeros((), device=batch.x.device)
         for player in self.players():
-            total = total + self.loss(x, player, at, condition)["total"]
+            total = total + self.loss(batch, player, at)["total"]
         return total
 
     def alarm(self, history: Sequence[Mapping[str, float]]) -> str | None:
@@ -154,26 +164,26 @@ class Family(nn.Module, ABC):
         """Statistics of a last look at the fit split, with the weights as they will be exported."""
 
     @abstractmethod
-    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
-        """Of raw (B, *shape), NaN where missing. Deterministic; evaluation mode."""
+    def evidence(self, batch: Batch) -> Evidence:
+        """How strange each sample is. Deterministic; evaluation mode."""
 
-    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Raw (B, *shape) -> mean and log-variance of the latent, each (B, L).
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of each sample's latent, each (B, L).
 
         Raises:
             Refusal: the family has no latent space.
         """
         raise Refusal(f"Family {type(self).__name__} has no latent space to encode into; fit a vae for that.")
 
-    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Latent (B, L) -> reconstruction (B, *shape) in raw units, float32.
+    def decode(self, latents: Batch) -> Tensor:
+        """Reconstructions (B, *shape) in raw units, float32.
 
         Raises:
             Refusal: the family has no decoder.
         """
         raise Refusal(f"Family {type(self).__name__} has no decoder; fit a vae for that.")
 
-    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
+    def sample(self, draw: Draw) -> Tensor:
         """New samples, (n, *shape) in raw units, float32.
 
         Raises:
@@ -208,10 +218,10 @@ class Family(nn.Module, ABC):
         """The constructor's keywords with their resolved values."""
         return {name: getattr(self, name) for name in keywords(type(self))}
 
-    def scored(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Evidence]:
+    def score(self, batch: Batch) -> tuple[Tensor, Evidence]:
         """The fused score, (B,), and the evidence behind it."""
-        found = self.evidence(x, condition)
-        return self.fusion(found.terms), found
+        evidence = self.evidence(batch)
+        return self.fusion(evidence.terms), evidence
 
 
 def keywords(family: type[Family]) -> dict[str, inspect.Parameter]:
@@ -253,17 +263,17 @@ def make(table: Mapping[str, type[Family]], name: str, spec: InputSpec, argument
     if spec.kind not in cls.kinds:
         raise Refusal(f"Family {name} takes {' and '.join(cls.kinds)} inputs, not {spec.kind}; choose another family.")
     if spec.missing == "allow" and not cls.takes_missing:
-        able = [key for key, one in table.items() if one.takes_missing]
+        able = [key for key, family in table.items() if family.takes_missing]
         raise Refusal(
-            f"Family {name} needs every value of a sample; leave --missing allow out, or fit {_one_of(able)}."
+            f"Family {name} needs every value of a sample; leave --missing allow out, or fit {_any_of(able)}."
         )
     if spec.conditions and not cls.conditional:
-        able = [key for key, one in table.items() if one.conditional]
-        raise Refusal(f"Family {name} takes no conditions; leave --condition out, or fit {_one_of(able)}.")
+        able = [key for key, family in table.items() if family.conditional]
+        raise Refusal(f"Family {name} takes no conditions; leave --condition out, or fit {_any_of(able)}.")
     return cls(spec, **given)
 
 
-def _one_of(names: Sequence[str]) -> str:
+def _any_of(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else "".join(names) or "another family"
 
 

@@ -33,38 +33,30 @@ without it the density of values that repeat, such as a constant background or a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from zuko.flows.autoregressive import MaskedAutoregressiveTransform
-from zuko.nn import MLP
-from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
-from zuko.utils import unpack
 
 from vaegis.models.errors import Refusal
-from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
+from vaegis.models.families.family import Batch, Batches, Draw, Evidence, Family, Progress, Recipe, in_range
 from vaegis.models.families.parts.coupling import MultiScale
+from vaegis.models.families.parts.defaults import MAP_PEAK_MEANING, sizes_in_range
 from vaegis.models.families.parts.layers import smooth
 from vaegis.models.families.parts.normaliser import Normaliser
+from vaegis.models.families.parts.residuals import MeanSquares
+from vaegis.models.families.parts.transforms import Vectors, negative_log_density
 from vaegis.models.families.parts.typicality import LIKELIHOOD_MEANING, Typicality, fused_likelihood
 from vaegis.models.spec import ImageSpec, InputSpec
 
 TRANSFORMS = ("auto", "spline", "realnvp", "maf")
-RIDGE = 1e-4  # added to the covariance of normalised columns: near-exact relations are what a fault breaks
 PULL = 0.5  # of the clean radius, to which the map brings latents back
 FIRST_LOOK = 512  # samples that activation norms are set from
 NOISE_SEED = 20150521
 NOISE = {"image": 0.03, "series": 0.1, "vector": 0.03}
-Univariate = Callable[..., Any]  # parameters -> zuko's transform of single values
-Shapes = Sequence[tuple[int, ...]]  # of those parameters, for one value
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+WIDTHS = {"image": 32, "series": 32, "vector": 64}
+LAYERS = 4
 
-MEANING = {
-    **LIKELIHOOD_MEANING,
-    "map_peak": "largest value of the map: the strangest place, in units of clean variance",
-}
+MEANING = {**LIKELIHOOD_MEANING, "map_peak": MAP_PEAK_MEANING}
 
 
 class Flow(Family):
@@ -103,20 +95,17 @@ class Flow(Family):
             Refusal: an argument out of its range, or a transform that the input does not allow.
         """
         super().__init__(spec, MEANING, fused_likelihood(spec, "log"))
-        in_range("layers", layers, 0, 64)
-        in_range("width", width, 0, 4096)
+        sizes_in_range(layers=layers, width=width, resolution=resolution)
         in_range("bins", bins, 2, 64)
         noise = NOISE[spec.kind] if noise == -1 else noise
         in_range("noise", noise, 0, 1)
-        in_range("resolution", resolution, 0, 512)
         vector = spec.kind == "vector"
         if transform not in TRANSFORMS:
             raise Refusal(f"Argument transform is {transform!r}; choose {', '.join(TRANSFORMS)}.")
         if transform in ("spline", "maf") and not vector:
             raise Refusal(f"Transform {transform!r} takes vectors, not {spec.kind}; choose realnvp, or leave it out.")
         self.transform = {"auto": "spline" if vector else "realnvp"}.get(transform, transform)
-        self.layers = layers or {"image": 4, "series": 4, "vector": 4}[spec.kind]
-        self.width = width or {"image": 32, "series": 32, "vector": 64}[spec.kind]
+        self.layers, self.width = layers or LAYERS, width or WIDTHS[spec.kind]
         self.bins, self.noise, self.resolution = bins, noise, resolution
         self.normaliser = Normaliser(spec, resolution)
         shape = self.normaliser.shape
@@ -156,11 +145,11 @@ class Flow(Family):
         self.normaliser.fit(batches)
         generator = torch.Generator().manual_seed(NOISE_SEED)
         if isinstance(self.flow, Vectors):
-            self.flow.whiten(torch.cat([self.normaliser(x) for x in batches()]))
+            self.flow.whiten(torch.cat([self.normaliser(batch.x) for batch in batches()]))
             return
         first: list[Tensor] = []
-        for x in batches():
-            first.append(self._spread(self.normaliser(x), generator))
+        for batch in batches():
+            first.append(self._dequantise(self.normaliser(batch.x), generator))
             if sum(map(len, first)) >= FIRST_LOOK:
                 break
         self.flow.initialise(torch.cat(first)[:FIRST_LOOK])
@@ -168,32 +157,29 @@ class Flow(Family):
     def players(self) -> dict[str, nn.Module]:
         return {"flow": self}
 
-    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
-        y = self._spread(self.normaliser(x), at.generator)
+    def loss(self, batch: Batch, player: str, at: Progress) -> dict[str, Tensor]:
+        y = self._dequantise(self.normaliser(batch.x), at.generator)
         nats, _ = self._nats(y)
         return {"total": nats.mean() / y[0].numel()}
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """What clean likelihoods and latents are like."""
-        found, squares = [], []
-        for x in batches():
-            nats, z = self._nats(self.normaliser(x))
-            found.append(nats)
-            squares.append(z.double().square().flatten(1).sum(1))
-        self.typicality.fit(torch.cat(found))
-        self.radius.copy_(torch.cat(squares).mean().sqrt())
-        total, count = torch.zeros_like(self.usual).double(), 0
-        for x in batches():
-            y = self.normaliser(x)
-            total += self._moved(y, self.flow(y)[0]).double().sum(0)
-            count += len(x)
-        # Shrunk towards the mean over places: over a few hundred samples one place's own is noisy.
-        own = total / max(count, 1)
-        self.usual.copy_(0.9 * own + 0.1 * own.mean().clamp_min(1e-8))
+        clean, lengths = [], []
+        for batch in batches():
+            nats, z = self._nats(self.normaliser(batch.x))
+            clean.append(nats)
+            lengths.append(z.double().square().flatten(1).sum(1))
+        self.typicality.fit(torch.cat(clean))
+        self.radius.copy_(torch.cat(lengths).mean().sqrt())
+        moved = MeanSquares(self.usual)
+        for batch in batches():
+            y = self.normaliser(batch.x)
+            moved.add(self._moved(y, self.flow(y)[0]))
+        self.usual.copy_(moved.shrunk())
 
-    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
-        y = self.normaliser(x)
+    def evidence(self, batch: Batch) -> Evidence:
+        y = self.normaliser(batch.x)
         nats, z = self._nats(y)
         heat = self._moved(y, z) / self.usual
         if isinstance(self.normaliser.inner, ImageSpec):
@@ -203,26 +189,24 @@ class Flow(Family):
             "typicality": self.typicality(nats),
             "map_peak": heat.flatten(1).amax(1),
         }
-        return Evidence(terms, self.normaliser.place(heat))
+        return Evidence(terms, self.normaliser.full_size(heat))
 
-    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The one latent that gives the sample, whose log-variance is reported as 0: that of the prior."""
-        z, _ = self.flow(self.normaliser(x))
+        z, _ = self.flow(self.normaliser(batch.x))
         return z.flatten(1), torch.zeros_like(z).flatten(1)
 
-    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.normaliser.back(self.flow.inverse(z.reshape(-1, *self.normaliser.shape)))
+    def decode(self, latents: Batch) -> Tensor:
+        return self.normaliser.denormalise(self.flow.inverse(latents.x.reshape(-1, *self.normaliser.shape)))
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
-        z = torch.randn(n, self.latent_size, generator=generator, device=generator.device)
-        return self.decode(z.to(self.usual.device))
+    def sample(self, draw: Draw) -> Tensor:
+        return self.decode(Batch(draw.normal(self.latent_size).to(self.usual.device)))
 
     def _nats(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-density (B,) and latents of normalised y."""
         z, shares = self.flow(y)
-        # In float32 whatever the precision of the networks.
-        return (0.5 * z.float().square() + HALF_LOG_2PI - shares.float()).flatten(1).sum(1), z
+        return negative_log_density(z, shares), z
 
     def _moved(self, y: Tensor, z: Tensor) -> Tensor:
         """m of the module's mathematics, shaped as y."""
@@ -232,7 +216,7 @@ class Flow(Family):
         back = self.flow.inverse(z * (PULL * self.radius / length).view(-1, *(1,) * (z.dim() - 1)))
         return (y - back).square()
 
-    def _spread(self, y: Tensor, generator: torch.Generator) -> Tensor:
+    def _dequantise(self, y: Tensor, generator: torch.Generator) -> Tensor:
         """y with the noise of training."""
         level = self.normaliser.level
         if level:
@@ -242,111 +226,3 @@ class Flow(Family):
             normal = torch.randn(y.shape, generator=generator, device=generator.device).to(y)
             y = y + self.noise * normal
         return y
-
-
-class Vectors(nn.Module):
-    """Whitening, then couplings with zuko's univariate transforms, or zuko's masked autoregressive transforms."""
-
-    root: Tensor  # (D, D), C^(1/2): from whitened to normalised values
-    inverse_root: Tensor  # (D, D)
-    share: Tensor  # of log|det C^(-1/2)|, for each value
-
-    def __init__(self, size: int, transform: str, layers: int, width: int, bins: int) -> None:
-        super().__init__()
-        self.register_buffer("root", torch.eye(size))
-        self.register_buffer("inverse_root", torch.eye(size))
-        self.register_buffer("share", torch.zeros(()))
-        form, shapes = _univariate(transform, bins)
-        generator = torch.Generator().manual_seed(NOISE_SEED)
-        order = torch.arange(size)
-        parts: list[nn.Module] = []
-        for layer in range(layers):
-            # Each second transform takes the order of the one before it backwards, so that every value is moved given
-            # every other one by some transform.
-            order = torch.randperm(size, generator=generator) if layer % 2 == 0 else order.flip(0)
-            # A single value has nothing to be moved by: zuko's masked transform is then one of that value alone.
-            masked = transform == "maf" or size == 1
-            parts.append((Masked if masked else Pair)(order, form, shapes, width))
-        self.parts = nn.ModuleList(parts)
-
-    @torch.no_grad()
-    def whiten(self, values: Tensor) -> None:
-        """Learns the covariance of normalised vectors (n, D), whose mean is 0."""
-        values = values.double()
-        covariance = values.T @ values / len(values)
-        variance, axes = torch.linalg.eigh(covariance + RIDGE * torch.eye(len(covariance), dtype=torch.float64))
-        self.root.copy_(axes * variance.sqrt() @ axes.T)
-        self.inverse_root.copy_(axes / variance.sqrt() @ axes.T)
-        self.share.copy_(-0.5 * variance.log().mean())
-
-    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D) -> z and the shares of the log-determinant, each (B, D)."""
-        z, total = y @ self.inverse_root, torch.zeros_like(y[:, 0])
-        for part in self.parts:
-            z, log_det = part(z)
-            total = total + log_det
-        # How a sample's log-determinant lies over its columns is not asked for.
-        return z, self.share + (total / z.shape[1])[:, None].expand_as(z)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        for part in reversed(self.parts):
-            z = part.inverse(z)  # type: ignore[operator]
-        return z @ self.root
-
-
-class Pair(nn.Module):
-    """A coupling: the second half of the values, moved by what the first half says.
-
-    zuko's own coupling finds its halves by a search that no graph can hold; the transforms and the network are zuko's.
-    """
-
-    order: Tensor  # (D,) columns, those that are given first
-    back: Tensor  # (D,) its inverse
-
-    def __init__(self, order: Tensor, univariate: Univariate, shapes: Shapes, width: int) -> None:
-        super().__init__()
-        self.register_buffer("order", order.clone(), persistent=False)
-        self.register_buffer("back", order.argsort(), persistent=False)
-        self.univariate, self.shapes, self.given = univariate, shapes, len(order) // 2
-        self.total = sum(math.prod(s) for s in shapes)
-        self.network = MLP(self.given, (len(order) - self.given) * self.total, (width, width))
-
-    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor, Any]:
-        """What is given, what is moved, and by which transform."""
-        x = x[:, self.order]
-        given, moved = x[:, : self.given], x[:, self.given :]
-        numbers = unpack(self.network(given).reshape(-1, moved.shape[1], self.total), self.shapes)
-        return given, moved, self.univariate(*numbers)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        given, moved, transform = self._halves(x)
-        moved, log_det = transform.call_and_ladj(moved)
-        return torch.cat([given, moved], dim=1)[:, self.back], log_det.sum(1)
-
-    def inverse(self, z: Tensor) -> Tensor:
-        given, moved, transform = self._halves(z)
-        return torch.cat([given, transform.inv(moved)], dim=1)[:, self.back]
-
-
-class Masked(nn.Module):
-    """zuko's masked autoregressive transform: each value, moved by what those before it in the order say."""
-
-    def __init__(self, order: Tensor, univariate: Univariate, shapes: Shapes, width: int) -> None:
-        super().__init__()
-        self.transform = MaskedAutoregressiveTransform(
-            len(order), order=order.argsort(), univariate=univariate, shapes=shapes, hidden_features=(width, width)
-        )
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, log_det = self.transform().call_and_ladj(x)
-        return z, log_det
-
-    def inverse(self, z: Tensor) -> Tensor:
-        x: Tensor = self.transform().inv(z)
-        return x
-
-
-def _univariate(transform: str, bins: int) -> tuple[Univariate, Shapes]:
-    if transform == "spline":
-        return MonotonicRQSTransform, [(bins,), (bins,), (bins - 1,)]
-    return MonotonicAffineTransform, [(), ()]

@@ -26,13 +26,16 @@ LEAST_SPREAD = 0.02  # of a logarithm: finer differences between errors are with
 Form = Literal["log", "linear"]
 
 
-def chosen(terms: Mapping[str, Mapping[str, Form]], spec: InputSpec) -> Mapping[str, Form]:
+def terms_for(table: Mapping[str, Mapping[str, Form]], spec: InputSpec, whole: bool = True) -> Mapping[str, Form]:
     """Of the terms that a family fuses by kind of input those for a spec.
 
-    Those of `varied` where images may vary as declared. What tells how the product lies or is lit then says nothing of
-    defects, and one pixel's clean residuals are those of every part of the product that may come to lie there.
+    Those of `missing` where not `whole`, since distances between values are then no evidence. Those of `varied` where
+    images may vary as declared: what tells how the product lies or is lit then says nothing of defects, and one pixel's
+    clean residuals are those of every part of the product that may come to lie there.
     """
-    return terms["varied" if isinstance(spec, ImageSpec) and spec.invariances else spec.kind]
+    if not whole:
+        return table["missing"]
+    return table["varied" if isinstance(spec, ImageSpec) and spec.invariances else spec.kind]
 
 
 class Fusion(nn.Module):

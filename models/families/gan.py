@@ -31,15 +31,14 @@ with the gaps of real ones (AmbientGAN, Bora et al. 2018), or it would only have
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vaegis.models.errors import Refusal
-from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, in_range
-from vaegis.models.families.fusion import Form, chosen
+from vaegis.models.families.family import Batch, Batches, Draw, Evidence, Family, Progress, Recipe, in_range
+from vaegis.models.families.fusion import Form, terms_for
 from vaegis.models.families.parts.adversarial import (
     OBJECTIVES,
     PENALTY,
@@ -50,20 +49,21 @@ from vaegis.models.families.parts.adversarial import (
     lost,
     untracked,
 )
+from vaegis.models.families.parts.defaults import MAP_PEAK_MEANING, WIDTHS, latent_units, sizes_in_range
 from vaegis.models.families.parts.densities import Gaussian
 from vaegis.models.families.parts.layers import decoder_for, encoder_for, inner_shape, smooth
 from vaegis.models.families.parts.normaliser import Normaliser
+from vaegis.models.families.parts.residuals import MeanSquares
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the latent covariance
 CERTAIN = -20.0  # log-variance of a latent that is a function of the sample
-SHRINK = 0.1  # of a clean mean square per value, towards that of all values
 
 MEANING = {
     "reconstruction_error": "mean squared error per value of what the generator makes of the encoded sample",
     "feature_distance": "distance between sample and reconstruction in the features that the discriminator judges by",
     "latent_distance": "Mahalanobis distance of the encoded sample from the clean ones",
-    "map_peak": "largest value of the map: the strangest place, in units of clean variance",
+    "map_peak": MAP_PEAK_MEANING,
 }
 ALL: dict[str, Form] = dict.fromkeys(MEANING, "log")
 FUSED: dict[str, dict[str, Form]] = {
@@ -108,10 +108,8 @@ class GAN(Family):
         Raises:
             Refusal: an argument out of its range.
         """
-        super().__init__(spec, MEANING, chosen(FUSED, spec))
-        in_range("resolution", resolution, 0, 512)
-        in_range("latent", latent, 0, 4096)
-        in_range("width", width, 0, 4096)
+        super().__init__(spec, MEANING, terms_for(FUSED, spec))
+        sizes_in_range(latent=latent, width=width, resolution=resolution)
         in_range("discriminator_steps", discriminator_steps, 0, 100)
         in_range("fidelity", fidelity, 1e-6, 1e6)
         in_range("matching", matching, 0, 1e6)
@@ -121,8 +119,8 @@ class GAN(Family):
         self.resolution, self.objective = resolution, objective
         self.fidelity, self.matching, self.noise = fidelity, matching, noise
         self.discriminator_steps = discriminator_steps or (3 if objective == "wasserstein" else 1)
-        self.latent = latent or _default_latent(spec)
-        self.width = width or {"image": 16, "series": 32, "vector": 128}[spec.kind]
+        self.latent = latent or latent_units(spec, round_up=True)
+        self.width = width or WIDTHS[spec.kind]
         self.normaliser = Normaliser(spec, resolution)
         inner = self.inner = self.normaliser.inner
         shape = inner_shape(inner)
@@ -164,35 +162,34 @@ class GAN(Family):
     def turns(self, player: str) -> int:
         return self.discriminator_steps if player == "discriminator" else 1
 
-    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
-        y, seen = self._values(x)
-        z = _normal(torch.empty(len(y), self.latent, device=y.device), at.generator)
+    def loss(self, batch: Batch, player: str, at: Progress) -> dict[str, Tensor]:
+        y, mask = self.normaliser.observe(batch.x)
+        z = at.normal(torch.empty(len(y), self.latent, device=y.device))
         if player == "discriminator":
             with torch.no_grad(), untracked(self.generator):
-                fake = self._blurred(self.generator(z) * seen, at.generator)
-            real = self._blurred(y, at.generator)
-            told = self.discriminator(real)
+                fake = self._blur(self.generator(z) * mask, at)
+            real = self._blur(y, at)
+            judged_real = self.discriminator(real)
             with untracked(self.discriminator):
-                adversarial = discriminator_loss(self.objective, told, self.discriminator(fake))
+                adversarial = discriminator_loss(self.objective, judged_real, self.discriminator(fake))
             if self.objective != "wasserstein":
                 return {"total": adversarial, "adversarial": adversarial}
             penalty = gradient_penalty(self.discriminator, real, fake, at.generator)
             return {"total": adversarial + PENALTY * penalty, "adversarial": adversarial, "penalty": penalty}
-        made, back = self.generator(torch.cat([z, self._encoded(y, seen)])).chunk(2)
-        error = ((y - back) * seen).square().sum() / seen.sum().clamp_min(1)
+        fake, rebuilt = self.generator(torch.cat([z, self._code(y, mask)])).chunk(2)
+        error = ((y - rebuilt) * mask).square().sum() / mask.sum().clamp_min(1)
         with untracked(self.discriminator):
-            fake = self._blurred(made * seen, at.generator)
-            adversarial = generator_loss(self.objective, self.discriminator(fake))
+            adversarial = generator_loss(self.objective, self.discriminator(self._blur(fake * mask, at)))
             with torch.no_grad():
-                judged = self.discriminator.features(y)
-            features = (self.discriminator.features(back * seen) - judged).square().mean()
+                of_real = self.discriminator.features(y)
+            features = (self.discriminator.features(rebuilt * mask) - of_real).square().mean()
         total = adversarial + self.fidelity * (error + self.matching * features)
         return {"total": total, "adversarial": adversarial, "reconstruction": error, "features": features}
 
-    def held(self, x: Tensor, at: Progress, condition: Tensor | None = None) -> Tensor:
-        y, seen = self._values(x)
-        back = self.generator(self._encoded(y, seen))
-        error: Tensor = ((y - back) * seen).square().sum() / seen.sum().clamp_min(1)
+    def validation_loss(self, batch: Batch, at: Progress) -> Tensor:
+        y, mask = self.normaliser.observe(batch.x)
+        rebuilt = self.generator(self._code(y, mask))
+        error: Tensor = ((y - rebuilt) * mask).square().sum() / mask.sum().clamp_min(1)
         return error
 
     def alarm(self, history: Sequence[Mapping[str, float]]) -> str | None:
@@ -202,84 +199,55 @@ class GAN(Family):
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """Clean latents, and clean differences between samples and their reconstructions."""
-        latents = []
-        count, square = torch.zeros_like(self.residual).double(), torch.zeros_like(self.residual).double()
-        samples, features = 0, torch.zeros_like(self.feature).double()
+        latents, residuals, features = [], MeanSquares(self.residual), MeanSquares(self.feature)
         for batch in batches():
-            y, seen = self._values(batch)
-            z = self._encoded(y, seen)
-            back = self.generator(z)
+            y, mask = self.normaliser.observe(batch.x)
+            z = self._code(y, mask)
+            rebuilt = self.generator(z)
             latents.append(z)
-            count += seen.double().sum(0)
-            square += ((y - back) * seen).square().double().sum(0)
-            features += self._feature_gap(y, back * seen).square().double().sum(0)
-            samples += len(y)
+            residuals.add(((y - rebuilt) * mask).square(), mask)
+            features.add(self._feature_gap(y, rebuilt * mask).square())
         self.latents.fit(torch.cat(latents))
-        # Towards the mean of all: one value's residual over a few hundred samples is noisy itself, and a place that was
-        # always repeated perfectly must not make the map explode.
-        for buffer, own in ((self.residual, square / count.clamp_min(1)), (self.feature, features / max(samples, 1))):
-            buffer.copy_(own * (1 - SHRINK) + own.mean().clamp_min(1e-8) * SHRINK)
+        self.residual.copy_(residuals.shrunk())
+        self.feature.copy_(features.shrunk())
 
-    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
-        y, seen = self._values(x)
-        z = self._encoded(y, seen)
-        back = self.generator(z)
-        error = ((y - back) * seen).square()
+    def evidence(self, batch: Batch) -> Evidence:
+        y, mask = self.normaliser.observe(batch.x)
+        z = self._code(y, mask)
+        rebuilt = self.generator(z)
+        error = ((y - rebuilt) * mask).square()
         heat = error / self.residual
         if isinstance(self.inner, ImageSpec):
             heat = smooth(heat.mean(1), self.inner)
-        gap = self._feature_gap(y, back * seen)
+        gap = self._feature_gap(y, rebuilt * mask)
         terms = {
-            "reconstruction_error": error.flatten(1).sum(1) / seen.flatten(1).sum(1).clamp_min(1.0),
+            "reconstruction_error": error.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1.0),
             "feature_distance": (gap.square() / self.feature).mean(1).sqrt(),
             "latent_distance": self.latents.distance(z),
             "map_peak": heat.flatten(1).amax(1),
         }
-        return Evidence(terms, self.normaliser.place(heat))
+        return Evidence(terms, self.normaliser.full_size(heat))
 
-    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """E is a function, not a distribution: the log-variance is `CERTAIN` for every unit."""
-        z = self._encoded(*self._values(x))
+        z = self._code(*self.normaliser.observe(batch.x))
         return z, torch.full_like(z, CERTAIN)
 
-    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.normaliser.back(self.generator(z))
+    def decode(self, latents: Batch) -> Tensor:
+        return self.normaliser.denormalise(self.generator(latents.x))
 
-    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
-        z = torch.randn(n, self.latent, generator=generator, device=generator.device)
-        return self.decode(z.to(self.residual.device))
+    def sample(self, draw: Draw) -> Tensor:
+        return self.decode(Batch(draw.normal(self.latent).to(self.residual.device)))
 
-    def _values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw (B, *shape) -> normalised, 0 where missing, and observed (1 or 0), channels first."""
-        y = self.normaliser(x)
-        if self.spec.missing == "allow":
-            seen = (~y.isnan()).to(y.dtype)
-            return torch.where(y.isnan(), torch.zeros_like(y), y), seen
-        return y, torch.ones_like(y)
-
-    def _encoded(self, y: Tensor, seen: Tensor) -> Tensor:
+    def _code(self, y: Tensor, mask: Tensor) -> Tensor:
         """E(y), (B, L)."""
-        out: Tensor = self.encoder(torch.cat([y, seen], dim=1) if self.spec.missing == "allow" else y)
+        out: Tensor = self.encoder(torch.cat([y, mask], dim=1) if self.spec.missing == "allow" else y)
         return out
 
-    def _feature_gap(self, y: Tensor, back: Tensor) -> Tensor:
-        """f(y) - f(back), (B, F)."""
-        return self.discriminator.features(y) - self.discriminator.features(back)
+    def _feature_gap(self, y: Tensor, rebuilt: Tensor) -> Tensor:
+        """f(y) - f(rebuilt), (B, F)."""
+        return self.discriminator.features(y) - self.discriminator.features(rebuilt)
 
-    def _blurred(self, y: Tensor, generator: torch.Generator) -> Tensor:
-        """With the noise that the discriminator sees all through."""
-        return y + self.noise * _normal(y, generator) if self.noise else y
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=generator.device).to(like)
-
-
-def _default_latent(spec: InputSpec) -> int:
-    match spec:
-        case ImageSpec():
-            return 32
-        case SeriesSpec():
-            return max(4, min(16, 2 * len(spec.columns)))
-        case _:
-            return max(2, min(32, math.ceil(len(spec.columns) / 2)))
+    def _blur(self, y: Tensor, at: Progress) -> Tensor:
+        """y with the noise that the discriminator sees all through."""
+        return y + self.noise * at.normal(y) if self.noise else y

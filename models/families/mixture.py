@@ -34,13 +34,15 @@ from torch import Tensor, nn
 
 from vaegis.models.bundle import SAMPLER
 from vaegis.models.errors import Refusal
-from vaegis.models.families.family import Batches, Evidence, Plan, in_range
-from vaegis.models.families.fusion import Form, chosen
+from vaegis.models.families.family import Batch, Batches, Draw, Evidence, Plan, in_range
+from vaegis.models.families.fusion import Form, terms_for
 from vaegis.models.families.parts.closed_form import ClosedForm
+from vaegis.models.families.parts.defaults import MAP_PEAK_MEANING, sizes_in_range
 from vaegis.models.families.parts.densities import Covariance, Mixture
 from vaegis.models.families.parts.layers import smooth
 from vaegis.models.families.parts.normaliser import Normaliser
 from vaegis.models.families.parts.principal import Principal
+from vaegis.models.families.parts.residuals import MeanSquares
 from vaegis.models.families.parts.typicality import LIKELIHOOD_MEANING, Typicality
 from vaegis.models.spec import ImageSpec, InputSpec
 
@@ -51,10 +53,7 @@ REDUCED = 32  # principal components beyond
 REDUCE_MOST = 512  # values that a covariance of its own is kept of
 LEAST_VARIANCE = 1e-6  # of a responsibility, whose logarithm is given
 
-MEANING = {
-    **LIKELIHOOD_MEANING,
-    "map_peak": "largest value of the map: the strangest place, in units of clean variance",
-}
+MEANING = {**LIKELIHOOD_MEANING, "map_peak": MAP_PEAK_MEANING}
 FUSED: dict[str, dict[str, Form]] = {
     "image": {"negative_log_likelihood": "linear", "map_peak": "log"},
     "series": {"negative_log_likelihood": "linear", "map_peak": "log"},
@@ -96,9 +95,9 @@ class GaussianMixture(ClosedForm):
         Raises:
             Refusal: an argument out of its range.
         """
-        super().__init__(spec, MEANING, chosen(FUSED, spec))
+        super().__init__(spec, MEANING, terms_for(FUSED, spec))
         in_range("components", components, 0, 256)
-        in_range("resolution", resolution, 0, 512)
+        sizes_in_range(resolution=resolution)
         if covariance not in COVARIANCES:
             raise Refusal(f"Argument covariance is {covariance!r}; choose {', '.join(COVARIANCES)}.")
         if not 0 < ridge < math.inf:
@@ -130,12 +129,12 @@ class GaussianMixture(ClosedForm):
         """The mixture, in the last look: it shows how clean product is declared to vary."""
 
         def rows() -> Iterator[Tensor]:
-            for x in batches():
-                yield self.normaliser(x).flatten(1).double()
+            for batch in batches():
+                yield self.normaliser(batch.x).flatten(1).double()
 
         if self.principal is not None:
             self.principal.fit(rows, rounding=self.normaliser.rounding())
-        points = torch.cat([self._parts(y)[0] for y in rows()])
+        points = torch.cat([self._split(y)[0] for y in rows()])
         if len(points) < self.components:
             raise Refusal(
                 f"Argument components is {self.components}, and there are {len(points)} samples to fit them on; "
@@ -145,20 +144,17 @@ class GaussianMixture(ClosedForm):
         self.components = self.clusters.trim()
         self.register_buffer("roots", torch.linalg.inv(self.clusters.factors).to(self.roots.dtype))
         self.register_buffer("precision", self._precisions().to(self.usual.dtype))
-        found, total, count = [], torch.zeros_like(self.usual).double(), 0
+        clean, squares = [], MeanSquares(self.usual)
         for y in rows():
             nats, slope, shares = self._density(y)
-            found.append(nats)
-            total += self._beyond(slope, shares).double().sum(0)
-            count += len(y)
-        self.typicality.fit(torch.cat(found))
-        # Shrunk towards the mean over places: over a few hundred samples one place's own is noisy.
-        own = total / max(count, 1)
-        self.usual.copy_(0.9 * own + 0.1 * own.mean().clamp_min(1e-8))
+            clean.append(nats)
+            squares.add(self._surprise(slope, shares))
+        self.typicality.fit(torch.cat(clean))
+        self.usual.copy_(squares.shrunk())
 
-    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
-        nats, slope, shares = self._density(self.normaliser(x).flatten(1).double())
-        heat = self._beyond(slope, shares) / self.usual
+    def evidence(self, batch: Batch) -> Evidence:
+        nats, slope, shares = self._density(self.normaliser(batch.x).flatten(1).double())
+        heat = self._surprise(slope, shares) / self.usual
         if isinstance(self.normaliser.inner, ImageSpec):
             heat = smooth(heat.mean(1), self.normaliser.inner)
         terms = {
@@ -166,39 +162,38 @@ class GaussianMixture(ClosedForm):
             "typicality": self.typicality(nats).float(),
             "map_peak": heat.flatten(1).amax(1),
         }
-        return Evidence(terms, self.normaliser.place(heat))
+        return Evidence(terms, self.normaliser.full_size(heat))
 
-    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not self.latent_size:
             raise Refusal("This mixture has one component, and so no latent space; fit one with --set components=2.")
-        _, _, shares = self._density(self.normaliser(x).flatten(1).double())
+        _, _, shares = self._density(self.normaliser(batch.x).flatten(1).double())
         return shares.float(), (shares * (1 - shares)).clamp_min(LEAST_VARIANCE).log().float()
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
-        noise = torch.randn(n, 1 + self.reduce, generator=generator, device=generator.device)
-        return self.drawn(noise.to(self.usual.device))
+    def sample(self, draw: Draw) -> Tensor:
+        return self.draw(draw.normal(1 + self.reduce).to(self.usual.device))
 
     def more_graphs(self) -> dict[str, Plan]:
-        return {SAMPLER: Plan(Sampler(self), {"noise": torch.zeros(3, 1 + self.reduce)}, ("sample",))}
+        return {SAMPLER: Plan(MixtureSampler(self), {"noise": torch.zeros(3, 1 + self.reduce)}, ("sample",))}
 
-    def drawn(self, noise: Tensor) -> Tensor:
+    def draw(self, noise: Tensor) -> Tensor:
         """Standard normal noise (B, 1 + q) -> samples (B, *shape) in raw units, without r."""
         share = 0.5 * (1 + torch.erf(noise[:, :1] / math.sqrt(2)))
         above = self._weights().cumsum(0).float()
         below = torch.cat([torch.full_like(above[:1], -1.0), above[:-1]])
         above = torch.cat([above[:-1], torch.full_like(above[:1], 2.0)])
-        chosen = ((share > below) & (share <= above)).to(noise.dtype)
-        t = chosen @ self.clusters.means.float() + torch.einsum("bk,bq,kqr->br", chosen, noise[:, 1:], self.roots)
+        choice = ((share > below) & (share <= above)).to(noise.dtype)
+        t = choice @ self.clusters.means.float() + torch.einsum("bk,bq,kqr->br", choice, noise[:, 1:], self.roots)
         if self.principal is not None:
             t = (t.double() @ self.principal.axes.double().T + self.principal.mean).float()
-        return self.normaliser.back(t.view(-1, *self.normaliser.shape))
+        return self.normaliser.denormalise(t.view(-1, *self.normaliser.shape))
 
     def _weights(self) -> Tensor:
         """w, (K,)."""
-        part = self.clusters
-        logs = part.factors.diagonal(dim1=1, dim2=2).log().sum(1)
-        return (part.constants - logs + 0.5 * part.size * math.log(2 * math.pi)).exp()
+        clusters = self.clusters
+        logs = clusters.factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        return (clusters.constants - logs + 0.5 * clusters.size * math.log(2 * math.pi)).exp()
 
     def _precisions(self) -> Tensor:
         """P_k,dd, (K, D)."""
@@ -209,34 +204,34 @@ class GaussianMixture(ClosedForm):
         inside = torch.stack([(axes @ factor).square().sum(1) for factor in factors])
         return inside + (1 - axes.square().sum(1)) / self.principal.noise
 
-    def _beyond(self, slope: Tensor, shares: Tensor) -> Tensor:
+    def _surprise(self, slope: Tensor, shares: Tensor) -> Tensor:
         """g (B, D) and responsibilities (B, K) -> the map before its scale, inner layout."""
-        found = slope.float().square() / (shares.float() @ self.precision)
-        return found.view(-1, *self.normaliser.shape)
+        squares = slope.float().square() / (shares.float() @ self.precision)
+        return squares.view(-1, *self.normaliser.shape)
 
-    def _parts(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _split(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised (B, D) -> t (B, q) and r (B, D)."""
         if self.principal is None:
             return y, torch.zeros_like(y)
-        away = y - self.principal.mean
-        t = self.principal.scores(away)
-        return t, away - t @ self.principal.axes.T
+        centred = y - self.principal.mean
+        t = self.principal.scores(centred)
+        return t, centred - t @ self.principal.axes.T
 
     def _density(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised (B, D) in double precision -> -log p (B,), g (B, D) and responsibilities (B, K)."""
-        t, left = self._parts(y)
-        joint, away = self.clusters.joint(t)
+        t, residual = self._split(y)
+        joint, standardised = self.clusters.joint(t)
         nats = -torch.logsumexp(joint, dim=0)
         shares = joint.softmax(0)
-        slope = torch.einsum("kb,kbm,klm->bl", shares, away, self.clusters.factors)
+        slope = torch.einsum("kb,kbm,klm->bl", shares, standardised, self.clusters.factors)
         if self.principal is not None:
             noise, rest = self.principal.noise, self.values - self.reduce
-            nats = nats + 0.5 * (left.square().sum(1) / noise + rest * (2 * math.pi * noise).log())
-            slope = slope @ self.principal.axes.T + left / noise
+            nats = nats + 0.5 * (residual.square().sum(1) / noise + rest * (2 * math.pi * noise).log())
+            slope = slope @ self.principal.axes.T + residual / noise
         return nats, slope, shares.T
 
 
-class Sampler(nn.Module):
+class MixtureSampler(nn.Module):
     """`noise` -> `sample`."""
 
     def __init__(self, family: GaussianMixture) -> None:
@@ -244,4 +239,4 @@ class Sampler(nn.Module):
         self.family = family
 
     def forward(self, noise: Tensor) -> Tensor:
-        return self.family.drawn(noise)
+        return self.family.draw(noise)

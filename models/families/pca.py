@@ -40,22 +40,24 @@ import torch
 from torch import Tensor
 
 from vaegis.models.errors import Refusal
-from vaegis.models.families.family import Batches, Evidence, in_range
-from vaegis.models.families.fusion import Form, chosen
+from vaegis.models.families.family import Batch, Batches, Draw, Evidence
+from vaegis.models.families.fusion import Form, terms_for
 from vaegis.models.families.parts.closed_form import ClosedForm
+from vaegis.models.families.parts.defaults import MAP_PEAK_MEANING, sizes_in_range
 from vaegis.models.families.parts.layers import smooth
 from vaegis.models.families.parts.normaliser import Normaliser
 from vaegis.models.families.parts.principal import COMPONENTS_MOST, Principal
+from vaegis.models.families.parts.residuals import MeanSquares
 from vaegis.models.spec import ImageSpec, InputSpec
 
-UNSEEN = 1e-10  # squared error per value that single precision cannot tell from 0: relations may hold exactly
+ROUNDING = 1e-10  # squared error per value that single precision cannot tell from 0: relations may hold exactly
 GAPS_MOST = 64  # components where values may be missing: the graph has a step for each
 
 MEANING = {
     "reconstruction_error": "mean squared error per value of what the principal components leave over (SPE, Q)",
     "latent_distance": "Mahalanobis distance within the principal components: the root of Hotelling's T2",
     "negative_log_likelihood": "negative log-likelihood, nats: how improbable the sample is under the model",
-    "map_peak": "largest value of the map: the strangest place, in units of clean variance",
+    "map_peak": MAP_PEAK_MEANING,
 }
 # The Gaussian's density says all there is to say of a table's row. Of images, which are far from Gaussian, its weights
 # for the three are too trusting: they rank better taken one by one.
@@ -84,8 +86,8 @@ class PCA(ClosedForm):
         Raises:
             Refusal: an argument out of its range, or samples of a single value.
         """
-        super().__init__(spec, MEANING, chosen(FUSED, spec))
-        in_range("resolution", resolution, 0, 512)
+        super().__init__(spec, MEANING, terms_for(FUSED, spec))
+        sizes_in_range(resolution=resolution)
         self.normaliser = Normaliser(spec, resolution)
         self.values = math.prod(self.normaliser.shape)
         if self.values < 2:
@@ -114,99 +116,95 @@ class PCA(ClosedForm):
         """The components, and how clean residuals vary."""
 
         def rows() -> Iterator[Tensor]:
-            for x in batches():
-                yield self.normaliser(x).flatten(1)
+            for batch in batches():
+                yield self.normaliser(batch.x).flatten(1)
 
         self.principal.fit(rows, self.share, GAPS_MOST if self.gaps else COMPONENTS_MOST, self.normaliser.rounding())
         if self.gaps:
             self.principal.refine(rows)
         self.latent = self.principal.components
-        count, square = torch.zeros_like(self.residual).double(), torch.zeros_like(self.residual).double()
-        for x in batches():
-            left = self._parts(x)[0]
-            square += left.square().sum(0) + UNSEEN * len(left)
-            count += (~self.normaliser(x).isnan()).sum(0)
-        # Shrunk towards the mean over places: over a few hundred samples one place's own is noisy.
-        own = square / count.clamp_min(1)
-        self.residual.copy_(0.9 * own + 0.1 * own.mean().clamp_min(1e-8))
+        squares = MeanSquares(self.residual, least=ROUNDING)
+        for batch in batches():
+            squares.add(self._residual(batch.x)[0].square(), ~self.normaliser(batch.x).isnan())
+        self.residual.copy_(squares.shrunk())
 
-    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
-        left, terms = self._parts(x)
-        heat = lifted(left.float().square()) / self.residual
+    def evidence(self, batch: Batch) -> Evidence:
+        residual, terms = self._residual(batch.x)
+        heat = lift(residual.float().square()) / self.residual
         if isinstance(self.normaliser.inner, ImageSpec):
             heat = smooth(heat.mean(1), self.normaliser.inner)
-        found = {name: value.float() for name, value in terms.items()}
-        return Evidence({**found, "map_peak": heat.flatten(1).amax(1)}, self.normaliser.place(heat))
+        terms = {name: value.float() for name, value in terms.items()}
+        return Evidence({**terms, "map_peak": heat.flatten(1).amax(1)}, self.normaliser.full_size(heat))
 
-    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        away, seen = self._away(x)
-        part = self.principal
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        a, mask = self._centred(batch.x)
+        gaussian = self.principal
         if self.gaps:
-            mean, inverse, _ = self._posterior(away, seen, inverse=True)
+            mean, inverse, _ = self._posterior(a, mask, inverse=True)
             return mean.float(), inverse.diagonal(dim1=1, dim2=2).log().float()
-        mean = part.scores(away) * (part.variance - part.noise).sqrt() / part.variance
-        return mean.float(), (part.noise / part.variance).log().expand_as(mean).float()
+        mean = gaussian.scores(a) * (gaussian.variance - gaussian.noise).sqrt() / gaussian.variance
+        return mean.float(), (gaussian.noise / gaussian.variance).log().expand_as(mean).float()
 
-    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        y = z.double() @ self.principal.loadings().T + self.principal.mean
-        return self.normaliser.back(y.float().view(-1, *self.normaliser.shape))
+    def decode(self, latents: Batch) -> Tensor:
+        y = latents.x.double() @ self.principal.loadings().T + self.principal.mean
+        return self.normaliser.denormalise(y.float().view(-1, *self.normaliser.shape))
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
-        z = torch.randn(n, self.latent, generator=generator, device=generator.device)
-        return self.decode(z.to(self.residual.device))
+    def sample(self, draw: Draw) -> Tensor:
+        return self.decode(Batch(draw.normal(self.latent).to(self.residual.device)))
 
-    def _away(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw (B, *shape) -> a and observed (1 or 0), each (B, D) in double precision; a is 0 where missing."""
-        away = self.normaliser(x).flatten(1).double() - self.principal.mean
+    def _centred(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw (B, *shape) -> a and its mask (1 where observed), each (B, D) in double precision; a is 0 where
+        missing."""
+        a = self.normaliser(x).flatten(1).double() - self.principal.mean
         if not self.gaps:
-            return away, torch.ones_like(away)
-        seen = (~away.isnan()).double()
-        return torch.where(away.isnan(), 0.0, away), seen
+            return a, torch.ones_like(a)
+        mask = (~a.isnan()).double()
+        return torch.where(a.isnan(), 0.0, a), mask
 
-    def _parts(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _residual(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """a - W z, inner layout, and the terms but for the map's; double precision."""
-        away, seen = self._away(x)
-        part = self.principal
+        a, mask = self._centred(x)
+        gaussian = self.principal
         if self.gaps:
-            z, _, logs = self._posterior(away, seen)
-            left = (away - z @ part.loadings().T) * seen
-            error, distance = left.square().sum(1), z.square().sum(1)
-            observed = seen.sum(1)
-            constant = logs + observed * (part.noise.log() + math.log(2 * math.pi))
-            scale = self.values / observed.clamp_min(1)
+            z, _, logs = self._posterior(a, mask)
+            residual = (a - z @ gaussian.loadings().T) * mask
+            error, distance = residual.square().sum(1), z.square().sum(1)
+            count = mask.sum(1)
+            constant = logs + count * (gaussian.noise.log() + math.log(2 * math.pi))
+            scale = self.values / count.clamp_min(1)
         else:
-            scores = part.scores(away)
-            left = away - scores @ part.axes.T
-            error, distance = left.square().sum(1), (scores.square() / part.variance).sum(1)
-            left = left + (scores * part.noise / part.variance) @ part.axes.T
-            observed = seen.sum(1)
-            logs = part.variance.log().sum() + (self.values - self.latent) * part.noise.log()
+            scores = gaussian.scores(a)
+            residual = a - scores @ gaussian.axes.T
+            error, distance = residual.square().sum(1), (scores.square() / gaussian.variance).sum(1)
+            residual = residual + (scores * gaussian.noise / gaussian.variance) @ gaussian.axes.T
+            count = mask.sum(1)
+            logs = gaussian.variance.log().sum() + (self.values - self.latent) * gaussian.noise.log()
             constant = logs + self.values * math.log(2 * math.pi)
             scale = torch.ones_like(error)
         terms = {
-            "reconstruction_error": lifted(error / observed.clamp_min(1)),
+            "reconstruction_error": lift(error / count.clamp_min(1)),
             "latent_distance": distance.sqrt(),
-            "negative_log_likelihood": 0.5 * (distance + error / part.noise + constant) * scale,
+            "negative_log_likelihood": 0.5 * (distance + error / gaussian.noise + constant) * scale,
         }
-        return left.view(-1, *self.normaliser.shape), terms
+        return residual.view(-1, *self.normaliser.shape), terms
 
-    def _posterior(self, away: Tensor, seen: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Over what was observed: z_o (B, q), s2 M_o^-1 where it is asked for, and log|M_o / s2| (B,)."""
+    def _posterior(self, a: Tensor, mask: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Over what was observed: z_o (B, q), s2 M_o^-1 where `inverse` asks for it, and log|M_o / s2| (B,)."""
         w = self.principal.loadings() / self.principal.noise.sqrt()
         unit = torch.eye(self.latent, dtype=w.dtype, device=w.device)
-        matrix = (seen[:, None] * w.T) @ w + unit
-        right = ((away / self.principal.noise.sqrt()) @ w)[:, :, None]
-        solved, logs = eliminated(matrix, torch.cat([right, unit.expand_as(matrix)], dim=2) if inverse else right)
-        return solved[:, :, 0], solved[:, :, 1:], logs
+        matrix = (mask[:, None] * w.T) @ w + unit
+        right = ((a / self.principal.noise.sqrt()) @ w)[:, :, None]
+        solution, logs = eliminate(matrix, torch.cat([right, unit.expand_as(matrix)], dim=2) if inverse else right)
+        return solution[:, :, 0], solution[:, :, 1:], logs
 
 
-def lifted(squares: Tensor) -> Tensor:
-    """Squared errors + `UNSEEN`. Written as it is because the exporter takes a summand so small for 0 and drops it."""
-    return (squares / UNSEEN + 1) * UNSEEN
+def lift(squares: Tensor) -> Tensor:
+    """Squared errors + `ROUNDING`. Written so because the exporter takes so small a summand for 0 and drops it."""
+    return (squares / ROUNDING + 1) * ROUNDING
 
 
-def eliminated(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def eliminate(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Positive definite (B, q, q) and (B, q, r) -> matrix^-1 right and log|matrix|, by Gauss and Jordan's elimination.
 
     A positive definite matrix needs no pivoting; and unrolled it is made of products alone, where ONNX has no solve.

@@ -32,13 +32,17 @@ Missing values (NaN) enter the encoder as the clean mean with a flag beside them
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vaegis.models.errors import Refusal
-from vaegis.models.families.family import Batches, Evidence, Family, Progress, Recipe, conditioned, in_range
+from vaegis.models.families.family import Batch, Batches, Draw, Evidence, Family, Progress, Recipe, in_range
+from vaegis.models.families.fusion import Form, terms_for
+from vaegis.models.families.parts.conditions import beside, one_hot
+from vaegis.models.families.parts.defaults import MAP_PEAK_MEANING, WIDTHS, latent_units, sizes_in_range
 from vaegis.models.families.parts.densities import Gaussian, Mixture
 from vaegis.models.families.parts.layers import (
     averaged,
@@ -52,13 +56,46 @@ from vaegis.models.families.parts.layers import (
     smooth,
     to_channels,
 )
-from vaegis.models.families.parts.likelihoods import Bernoulli, LocationScale, Table, likelihood_for
-from vaegis.models.families.parts.relations import Relations, relatable, related, related_values
-from vaegis.models.families.vae_terms import DISTANCE_MEANING, MEANING, fused
+from vaegis.models.families.parts.likelihoods import LocationScale, Table, likelihood_for
+from vaegis.models.families.parts.normaliser import averaging_notes, moments, usable
+from vaegis.models.families.parts.relations import RESIDUAL_MEANING, Relations, relatable, related, related_values
+from vaegis.models.families.parts.residuals import MeanSquares
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 RIDGE = 1e-2  # added to the latent covariance: collapsed units have none of their own
 NOISE_SEED = 20131220
+
+MEANING = {
+    "reconstruction_error": "mean squared error per value of the reconstruction from the posterior mean",
+    "negative_elbo": "negative evidence lower bound, nats: how improbable the sample is under the model",
+    "kl": "KL divergence of the posterior from the prior, nats: how much the sample says about its latent",
+    "latent_distance": "Mahalanobis distance of the posterior mean from the clean latents",
+    "latent_density": "negative log-density of the posterior mean among the clean latents, nats",
+    "map_peak": MAP_PEAK_MEANING,
+}
+DISTANCE_MEANING = {
+    "residual_distance": RESIDUAL_MEANING,
+    "input_distance": "Mahalanobis distance of the values themselves from clean ones (Hotelling's T2)",
+}
+# Which terms a score fuses was chosen by synthetic defects (docs/benchmarks.md), not by labels.
+FUSED: dict[str, dict[str, Form]] = {
+    "image": {"latent_density": "linear", "map_peak": "log", "residual_distance": "log"},
+    "series": {"map_peak": "log", "residual_distance": "log", "input_distance": "log"},
+    "vector": {"residual_distance": "log", "input_distance": "log"},
+    "varied": {"reconstruction_error": "log", "residual_distance": "log"},
+    # Without distances: at its mean a gap breaks the very relations they hold it to.
+    "missing": {"reconstruction_error": "log", "latent_density": "linear", "map_peak": "log"},
+}
+
+
+class Pass(NamedTuple):
+    """A loss, and what it comes from."""
+
+    terms: dict[str, Tensor]
+    y: Tensor  # normalised, channels first
+    mask: Tensor  # 1 where a value was observed
+    z: Tensor  # one draw for each sample
+    out: Tensor  # of the decoder for it
 
 
 class VAE(Family):
@@ -106,30 +143,28 @@ class VAE(Family):
             Refusal: an argument out of its range.
         """
         whole = relatable(spec)
-        super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), fused(spec, whole))
-        in_range("resolution", resolution, 0, 512)
+        super().__init__(spec, MEANING | (DISTANCE_MEANING if whole else {}), terms_for(FUSED, spec, whole))
+        sizes_in_range(latent=latent, width=width, resolution=resolution)
         self.resolution = resolution
         self.factor = averaging(spec, resolution)
         # What the networks see: the spec, but for larger images averaged down.
         self.inner = averaged(spec, self.factor)
         shape = inner_shape(self.inner)
-        in_range("latent", latent, 0, 4096)
-        in_range("width", width, 0, 4096)
         in_range("beta", beta, 0, math.inf)
         in_range("warmup", warmup, 0, 1)
         in_range("free_bits", free_bits, 0, math.inf)
         if noises < 2 or noises % 2:
             raise Refusal(f"Argument noises is {noises}; it must be even and at least 2, as noises come in pairs.")
-        self.latent = latent or _default_latent(spec)
-        self.width = width or {"image": 16, "series": 32, "vector": 128}[spec.kind]
+        self.latent = latent or latent_units(spec)
+        self.width = width or WIDTHS[spec.kind]
         self.beta, self.warmup, self.free_bits = beta, warmup, free_bits
         self.likelihood, self.variance, self.sigma, self.noises = likelihood, variance, sigma, noises
         self.distribution = likelihood_for(self.inner, shape, likelihood, variance, sigma)
         total = self.distribution.total if isinstance(self.distribution, Table) else 0
-        told = len(spec.conditions)
-        extra = (shape[0] if spec.missing == "allow" else 0) + told
+        conditions = len(spec.conditions)
+        extra = (shape[0] if spec.missing == "allow" else 0) + conditions
         self.encoder = encoder_for(self.inner, 2 * self.latent, self.width, extra)
-        self.decoder = decoder_for(self.inner, self.latent + told, self.distribution.outputs, self.width, total)
+        self.decoder = decoder_for(self.inner, self.latent + conditions, self.distribution.outputs, self.width, total)
         per_channel = (shape[0],) + (1,) * (len(shape) - 1)
         self.register_buffer("centre", torch.zeros(per_channel))
         self.register_buffer("scale", torch.ones(per_channel))
@@ -141,7 +176,7 @@ class VAE(Family):
         self.clusters = Mixture(self.latent, RIDGE)
         self.residuals = Relations(self.inner) if whole else None
         self.inputs = Relations(self.inner) if whole else None
-        self.register_buffer("usual", torch.zeros(told, related_values(self.inner)), persistent=bool(told))
+        self.register_buffer("usual", torch.zeros(conditions, related_values(self.inner)), persistent=bool(conditions))
 
     @property
     def latent_size(self) -> int:
@@ -160,88 +195,57 @@ class VAE(Family):
                 return Recipe(steps=3000, batch=128, rate=2e-3)
 
     def notes(self) -> tuple[str, ...]:
-        if self.factor == 1:
-            return ()
-        side = self.factor
-        return (
-            f"Squares of {side}x{side} pixels are averaged before the networks see an image, so a defect of a pixel or "
-            "two may be lost. For fine defects take --set resolution=0, or cut the images by --tile.",
-        )
+        return averaging_notes(self.factor)
 
     def start(self, batches: Batches) -> None:
-        """Mean and spread of each channel or column over the fit split."""
-        axes: tuple[int, ...] = ()
-        count = mean = square = torch.zeros(())
-        levels = 2.0**self.spec.depth - 1 if isinstance(self.spec, ImageSpec) else 0.0
-        table = self.distribution if isinstance(self.distribution, Table) else None
-        rest, plain = (table.rest, table.plain) if table is not None else (self.distribution, slice(None))
-        for batch in batches():
-            x = self._seen(batch).double()
-            if table is not None:
-                table.check(x)
-            axes = (0, *range(2, x.dim()))
-            seen = ~x.isnan()
-            values = torch.where(seen, x, 0.0)
-            count = count + seen.sum(axes)
-            mean = mean + values.sum(axes)
-            square = square + values.square().sum(axes)
-            if isinstance(rest, Bernoulli) and not levels and bool((values - values.clamp(0, 1))[:, plain].any()):
-                raise Refusal("Likelihood bernoulli needs values from 0 to 1, and these data go beyond; use gaussian.")
-        count = count.clamp_min(1)
-        mean = mean / count
-        spread = (square / count - mean.square()).clamp_min(0).sqrt()
-        if isinstance(rest, Bernoulli):
-            mean[plain], spread[plain] = 0.0, levels or 1.0
-        # A constant column has no scale of its own; in raw units any change of it is large.
-        constant = spread <= 1e-6 * mean.abs() + 1e-12
-        spread = torch.where(constant, torch.ones_like(spread), spread)
+        """Mean and spread of each channel or column over the fit split, as the likelihood needs them."""
+        mean, spread = self.distribution.natural(*moments(self._checked(batches)))
+        spread = usable(mean, spread)
         self.centre.copy_(mean.view_as(self.centre))
         self.scale.copy_(spread.view_as(self.scale))
-        rounding = (1.0 / spread.min()) ** 2 / 12 if levels else torch.tensor(1e-4)
-        if isinstance(rest, LocationScale):
-            rest.floor.copy_(rounding.clamp(1e-6, 1e-2))
-        if table is not None:
-            table.centre.copy_(mean)
-            table.scale.copy_(spread)
+        whole_numbers = isinstance(self.spec, ImageSpec)
+        rounding = (1.0 / spread.min()) ** 2 / 12 if whole_numbers else torch.tensor(1e-4)
+        self.distribution.settle(mean, spread, rounding)
+
+    def _checked(self, batches: Batches) -> Iterator[Tensor]:
+        """Raw batches as the networks see them, once the likelihood has let them pass."""
+        for batch in batches():
+            raw = self._arrange(batch.x)
+            self.distribution.check(raw.double())
+            yield raw
 
     def players(self) -> dict[str, nn.Module]:
         return {"vae": self}
 
-    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
-        return self._learned(x, at, condition)[0]
+    def loss(self, batch: Batch, player: str, at: Progress) -> dict[str, Tensor]:
+        return self._pass(batch, at).terms
 
-    def _learned(
-        self, x: Tensor, at: Progress, condition: Tensor | None
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, Tensor]:
-        """The loss's terms, and what they come from: y, what of it was seen, one z, and the decoder's output for it."""
-        raw, y, seen = self._values(x)
-        mean, log_variance = self._posterior(y, seen, condition)
-        noise = torch.randn(mean.shape, generator=at.generator, device=at.generator.device).to(mean)
-        z = mean + (0.5 * log_variance).exp() * noise
-        out = self._decoded(z, condition)
-        nats = -(self.distribution.log_prob(y, raw, out).float() * seen).flatten(1).sum(1).mean()
+    def _pass(self, batch: Batch, at: Progress) -> Pass:
+        raw, y, mask = self._values(batch.x)
+        mean, log_variance = self._posterior(y, mask, batch.condition)
+        z = mean + (0.5 * log_variance).exp() * at.normal(mean)
+        out = self._output(z, batch.condition)
+        nats = -(self.distribution.log_prob(y, raw, out).float() * mask).flatten(1).sum(1).mean()
         unit = self._divergence(mean, log_variance, z).float()
         kl = unit.sum(1).mean()
         charged = unit.mean(0).clamp_min(self.free_bits).sum() if self.free_bits else kl
         weight = self.beta * min(1.0, at.share / self.warmup) if self.warmup else self.beta
         values = y[0].numel()
         terms = {"total": (nats + weight * charged) / values, "reconstruction": nats / values, "kl": kl}
-        return terms, y, seen, z, out
+        return Pass(terms, y, mask, z, out)
 
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """Clean latents and residuals."""
-        latents = []
+        latents, squares = [], MeanSquares(self.residual)
         if self.inputs is not None and self.spec.conditions:
             self._find_usual(batches)
-        seen_count, square = torch.zeros_like(self.residual).double(), torch.zeros_like(self.residual).double()
-        for batch, condition in conditioned(batches):
-            raw, y, seen = self._values(batch)
-            mean, _ = self._posterior(y, seen, condition)
-            out = self._decoded(mean, condition)
+        for x, condition in batches():
+            raw, y, mask = self._values(x)
+            mean, _ = self._posterior(y, mask, condition)
+            out = self._output(mean, condition)
             latents.append(mean)
-            seen_count += seen.double().sum(0)
-            square += (self.distribution.error(y, raw, out) * seen).double().sum(0)
+            squares.add(self.distribution.error(y, raw, out) * mask, mask)
             if self.residuals is not None and self.inputs is not None:
                 self.residuals.add(related(y - self.distribution.mean(out), self.inner))
                 self.inputs.add(self._unusual(y, condition))
@@ -250,25 +254,22 @@ class VAE(Family):
         if self.residuals is not None and self.inputs is not None:
             self.residuals.settle()
             self.inputs.settle()
-        # Shrunk towards the sample's mean: one pixel's residual over a few hundred samples is itself noisy, and a
-        # place that was always reconstructed perfectly must not make the map explode.
-        own = square / seen_count.clamp_min(1)
-        overall = own.mean().clamp_min(1e-8)
-        self.residual.copy_(own * 0.9 + overall * 0.1)
+        self.residual.copy_(squares.shrunk())
 
-    def evidence(self, x: Tensor, condition: Tensor | None = None) -> Evidence:
-        raw, y, seen = self._values(x)
-        mean, log_variance = self._posterior(y, seen, condition)
+    def evidence(self, batch: Batch) -> Evidence:
+        raw, y, mask = self._values(batch.x)
+        mean, log_variance = self._posterior(y, mask, batch.condition)
         spread = (0.5 * log_variance).exp()
-        observed = seen.flatten(1).sum(1).clamp_min(1.0)
-        centre = self._decoded(mean, condition)
-        error = self.distribution.error(y, raw, centre) * seen
-        # A partly observed sample's nats are scaled up to a full one's, so that both can be held against one threshold.
-        share = observed / float(math.prod(y.shape[1:]))
-        nats = kl = torch.zeros_like(observed)
+        count = mask.flatten(1).sum(1).clamp_min(1.0)
+        centre = self._output(mean, batch.condition)
+        error = self.distribution.error(y, raw, centre) * mask
+        # A partly observed sample's nats are scaled up to a full one's, so that one threshold serves both.
+        share = count / float(math.prod(y.shape[1:]))
+        nats = kl = torch.zeros_like(count)
         for k in range(self.noises):
             z = mean + spread * self.noise[k]
-            nats = nats - (self.distribution.log_prob(y, raw, self._decoded(z, condition)) * seen).flatten(1).sum(1)
+            out = self._output(z, batch.condition)
+            nats = nats - (self.distribution.log_prob(y, raw, out) * mask).flatten(1).sum(1)
             kl = kl + self._divergence(mean, log_variance, z).sum(1) / self.noises
         heat = from_channels(error / self.residual, self.inner)
         if isinstance(self.inner, ImageSpec):
@@ -277,7 +278,7 @@ class VAE(Family):
         if isinstance(self.spec, ImageSpec):
             heat = enlarge(heat[:, None], self.factor, (self.spec.height, self.spec.width))[:, 0]
         terms = {
-            "reconstruction_error": error.flatten(1).sum(1) / observed,
+            "reconstruction_error": error.flatten(1).sum(1) / count,
             "negative_elbo": nats / self.noises / share + kl,
             "kl": kl,
             "latent_distance": self.latents.distance(mean),
@@ -285,9 +286,9 @@ class VAE(Family):
             "map_peak": peak,
         }
         if self.residuals is not None and self.inputs is not None:
-            left = related(y - self.distribution.mean(centre), self.inner)
-            terms["residual_distance"] = self.residuals.away(left)
-            terms["input_distance"] = self.inputs.away(self._unusual(y, condition))
+            residual = related(y - self.distribution.mean(centre), self.inner)
+            terms["residual_distance"] = self.residuals.away(residual)
+            terms["input_distance"] = self.inputs.away(self._unusual(y, batch.condition))
         return Evidence(terms, heat)
 
     def log_jacobian(self) -> float | None:
@@ -295,46 +296,44 @@ class VAE(Family):
             return None
         return float(self.scale.double().log().expand(self.residual.shape).sum())
 
-    def encode(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        _, y, seen = self._values(x)
-        return self._posterior(y, seen, condition)
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        _, y, mask = self._values(batch.x)
+        return self._posterior(y, mask, batch.condition)
 
-    def decode(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        mean = self.distribution.mean(self._decoded(z, condition))
+    def decode(self, latents: Batch) -> Tensor:
+        mean = self.distribution.mean(self._output(*latents))
         values = mean * self.scale + self.centre
         if isinstance(self.spec, ImageSpec):
             values = enlarge(values, self.factor, (self.spec.height, self.spec.width))
         return from_channels(values, self.spec)
 
-    def sample(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Tensor:
-        z = torch.randn(n, self.latent, generator=generator, device=generator.device)
-        return self.decode(z.to(self.centre.device), condition)
+    def sample(self, draw: Draw) -> Tensor:
+        return self.decode(Batch(draw.normal(self.latent).to(self.centre.device), draw.condition))
 
     def _divergence(self, mean: Tensor, log_variance: Tensor, z: Tensor) -> Tensor:
         """KL(q || p) in nats per latent unit, (B, L); z is one draw from q, for priors without a closed form."""
         return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1)
 
-    def _seen(self, x: Tensor) -> Tensor:
+    def _arrange(self, x: Tensor) -> Tensor:
         """Raw (B, *shape) -> raw as the networks see it, channels first."""
         raw = to_channels(x, self.spec)
         return shrink(raw, self.factor) if self.factor > 1 else raw
 
     def _values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw (B, *shape) -> raw, normalised and observed (1 or 0), channels first; missing values at the mean."""
-        raw = self._seen(x)
+        """Raw (B, *shape) -> raw and normalised, at the mean where missing, and the mask (1 where observed)."""
+        raw = self._arrange(x)
         if self.spec.missing == "allow":
-            seen = (~raw.isnan()).to(raw.dtype)
+            mask = (~raw.isnan()).to(raw.dtype)
             raw = torch.where(raw.isnan(), self.centre.expand_as(raw), raw)
         else:
-            seen = torch.ones_like(raw)
-        return raw, (raw - self.centre) / self.scale, seen
+            mask = torch.ones_like(raw)
+        return raw, (raw - self.centre) / self.scale, mask
 
-    def _posterior(self, y: Tensor, seen: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _posterior(self, y: Tensor, mask: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (B, L)."""
-        inputs = torch.cat([y, seen], dim=1) if self.spec.missing == "allow" else y
+        inputs = torch.cat([y, mask], dim=1) if self.spec.missing == "allow" else y
         if self.spec.conditions:
-            told = self._told(condition, y)[(..., *(None,) * (y.dim() - 2))]
-            inputs = torch.cat([inputs, told.expand(-1, -1, *y.shape[2:])], dim=1)
+            inputs = beside(inputs, self._one_hot(condition, y))
         mean, log_variance = self.encoder(inputs).chunk(2, dim=1)
         # Bounded so that no single sample can overflow exp; +-10 nats is far beyond any useful posterior.
         return mean, 10.0 * torch.tanh(log_variance / 10.0)
@@ -342,34 +341,22 @@ class VAE(Family):
     def _find_usual(self, batches: Batches) -> None:
         """The clean mean under each condition."""
         total, count = torch.zeros_like(self.usual).double(), torch.zeros(len(self.usual), 1).double()
-        for batch, condition in conditioned(batches):
-            y = self._values(batch)[1]
-            told = self._told(condition, y).double()
-            total += told.T @ related(y, self.inner).double().mean(1)
-            count += told.sum(0)[:, None]
+        for x, condition in batches():
+            y = self._values(x)[1]
+            vectors = self._one_hot(condition, y).double()
+            total += vectors.T @ related(y, self.inner).double().mean(1)
+            count += vectors.sum(0)[:, None]
         self.usual.copy_(total / count.clamp_min(1))
 
     def _unusual(self, y: Tensor, condition: Tensor | None) -> Tensor:
         """What `related` gives, (B, S, V), less what is usual under the condition."""
         values = related(y, self.inner)
-        return values - (self._told(condition, y) @ self.usual)[:, None] if self.spec.conditions else values
+        return values - (self._one_hot(condition, y) @ self.usual)[:, None] if self.spec.conditions else values
 
-    def _decoded(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        """What the decoder says of latents (B, L)."""
-        out: Tensor = self.decoder(torch.cat([z, self._told(condition, z)], dim=1) if self.spec.conditions else z)
+    def _output(self, z: Tensor, condition: Tensor | None) -> Tensor:
+        """The decoder's output for latents (B, L)."""
+        out: Tensor = self.decoder(torch.cat([z, self._one_hot(condition, z)], dim=1) if self.spec.conditions else z)
         return out
 
-    def _told(self, condition: Tensor | None, like: Tensor) -> Tensor:
-        """One-hot conditions, (B, conditions)."""
-        assert condition is not None
-        return (condition[:, None] == torch.arange(len(self.spec.conditions), device=like.device)).to(like.dtype)
-
-
-def _default_latent(spec: InputSpec) -> int:
-    match spec:
-        case ImageSpec():
-            return 32
-        case SeriesSpec():
-            return max(4, min(16, 2 * len(spec.columns)))
-        case _:
-            return max(2, min(32, len(spec.columns) // 2))
+    def _one_hot(self, condition: Tensor | None, like: Tensor) -> Tensor:
+        return one_hot(condition, len(self.spec.conditions), like)

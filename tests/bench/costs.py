@@ -22,7 +22,7 @@ from tests.bench import pages
 from tests.bench.speed import BATCH, interleaved
 from tests.bench.summary import grid
 
-from vaegis.models.families import FAMILIES, make
+from vaegis.models.families import FAMILIES, Batch, make
 from vaegis.models.spec import ImageSpec
 from vaegis.training.export import export
 
@@ -58,9 +58,9 @@ def costs(rounds: int) -> dict[str, dict[str, float]]:
         family = make(FAMILIES, name, spec, GIVEN.get(name, {}))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            family.start(lambda: iter([torch.from_numpy(x)]))
+            family.start(lambda: iter([Batch(torch.from_numpy(x))]))
             family.eval()
-            family.finish(lambda: iter([torch.from_numpy(x)]))
+            family.finish(lambda: iter([Batch(torch.from_numpy(x))]))
             raw = export(family)["score.onnx"]
         session = ort.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
         outputs = [o.name for o in session.get_outputs() if o.name != "map"]

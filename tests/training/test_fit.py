@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 from fitting import ONE, Stopped, levels, options, state
+from lightning_fabric import Fabric
 from toy_families import BlindToCleanSamples, Broken, Duel, Level, Slope, Statistic, Stuck
 
 from toy_data import SERIES, VECTORS, InMemory, vectors, windows
 from vaegis.models.errors import Refusal
+from vaegis.models.families import Batch, Progress
 from vaegis.models.families.vae import VAE
 from vaegis.training.fit import EPOCH_LEAST, Order, fit, looks
 from vaegis.training.request import FitOptions
@@ -46,9 +48,9 @@ def test_passes_and_seeds_shuffle_anew():
 def test_looks_see_every_part_once_and_at_each_call():
     parts = np.arange(600) % 200
     for _ in range(2):
-        seen = list(looks(SAMPLES, parts)())
-        assert [len(x) for x in seen] == [256, 256, 88]
-        assert torch.equal(torch.cat(seen), torch.from_numpy(SAMPLES.parts[parts]))
+        batches = list(looks(SAMPLES, parts)())
+        assert [len(batch.x) for batch in batches] == [256, 256, 88]
+        assert torch.equal(torch.cat([batch.x for batch in batches]), torch.from_numpy(SAMPLES.parts[parts]))
 
 
 def test_a_level_is_learned():
@@ -213,3 +215,24 @@ def test_time_already_spent_counts_after_a_resume(tmp_path):
     fitted = fit(vae(), SAMPLES, PARTED, options(max_time=1e-6), key="k", path=path, resume=True)
     assert (fitted.steps, fitted.stopped) == (51, "time")
     assert math.isfinite(fitted.seconds)
+
+
+@pytest.mark.parametrize("condition", [None, torch.arange(4)])
+def test_mixed_precision_lets_what_a_loss_is_given_pass(condition):
+    """A GPU is fitted on in bfloat16; Fabric then walks through the arguments and rebuilds them."""
+    fabric = Fabric(accelerator="cpu", precision="bf16-mixed", devices=1)
+    taken = []
+
+    class Listening(Level):
+        def loss(self, batch, player, at):
+            taken.append((batch, player, at))
+            return super().loss(batch, player, at)
+
+    model = fabric.setup_module(Listening(ONE))
+    model.mark_forward_method("loss")
+    at = Progress(3, 10, torch.Generator())
+    loss = model.loss(Batch(torch.full((4, 1), 2.0), condition), "level", at)
+    assert loss["total"].item() == pytest.approx(4.0)
+    ((batch, player, same),) = taken
+    assert batch.condition is None if condition is None else torch.equal(batch.condition, condition)
+    assert (player, same.step, same.total, same.generator) == ("level", 3, 10, at.generator)

@@ -10,7 +10,7 @@ from toy_families import Duel, Match, Slope
 
 from toy_data import InMemory
 from vaegis.models.errors import Refusal
-from vaegis.models.families import Progress
+from vaegis.models.families import Batch, Progress
 from vaegis.training.fit import fit, generator
 from vaegis.training.splits import Split
 
@@ -42,8 +42,8 @@ def test_a_players_loss_leaves_nothing_on_another():
     samples, parted = spread_out()
 
     class Loud(Match):
-        def loss(self, x, player, at, condition=None):
-            terms = super().loss(x, player, at)
+        def loss(self, batch, player, at):
+            terms = super().loss(batch, player, at)
             if self.training and player == "slow":
                 assert not any(p.requires_grad for p in self.fast.parameters())
                 assert all(p.requires_grad for p in self.slow.parameters())
@@ -66,13 +66,13 @@ def test_each_players_gradient_is_clipped_by_its_own_norm():
     norms = {}
 
     class Steep(Match):
-        def loss(self, x, player, at, condition=None):
+        def loss(self, batch, player, at):
             if self.training and at.step == 3:
                 # What the other player's last turn left after clipping.
                 other = "slow" if player == "fast" else "fast"
                 gradients = [p.grad.flatten() for p in self.players()[other].parameters()]
                 norms[other] = torch.cat(gradients).norm().item()
-            return {"total": (1e3 if player == "fast" else 1e-3) * super().loss(x, player, at)["total"]}
+            return {"total": (1e3 if player == "fast" else 1e-3) * super().loss(batch, player, at)["total"]}
 
     torch.manual_seed(0)
     fit(Steep(ONE, turns_of_fast=1), samples, parted, options(steps=4, batch=4))
@@ -84,11 +84,11 @@ def test_what_early_stopping_minimises_is_the_familys_to_say():
     samples, parted = spread_out()
 
     class Calm(Match):
-        def held(self, x, at, condition=None):
+        def validation_loss(self, batch, at):
             assert not self.training
             assert not torch.is_grad_enabled()
             assert at.share == 1.0
-            return x.mean()
+            return batch.x.mean()
 
     fitted = fit(Calm(ONE), samples, parted, options(steps=50, batch=4))
     assert fitted.history[-1]["validate"] == pytest.approx(samples.take(parted.validate).mean(), rel=1e-6)
@@ -136,7 +136,7 @@ def test_the_average_is_validated_and_kept_as_the_best():
     x = torch.from_numpy(samples.take(parted.validate))
     at = Progress(50, 50, generator(0, -1, torch.device("cpu")))
     with torch.no_grad():
-        assert fitted.history[-1]["validate"] == fitted.family.held(x, at).item()
+        assert fitted.history[-1]["validate"] == fitted.family.validation_loss(Batch(x), at).item()
 
 
 def test_momentum_is_the_recipes():
@@ -151,8 +151,8 @@ def test_momentum_is_the_recipes():
         def recipe(self):
             return dataclasses.replace(super().recipe, momentum=self.momentum)
 
-        def loss(self, x, player, at, condition=None):
-            return {"total": (self.p if at.step < 10 else -self.p) + 0 * x.mean()}
+        def loss(self, batch, player, at):
+            return {"total": (self.p if at.step < 10 else -self.p) + 0 * batch.x.mean()}
 
     class Light(Turning):
         momentum = 0.0

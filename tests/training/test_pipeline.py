@@ -153,8 +153,8 @@ def test_an_existing_folder_is_answered_at_once(request_):
 class Doctored(VAE):
     """A family whose exported graph says something else of its evidence than torch does."""
 
-    def evidence(self, x, condition=None):
-        found = super().evidence(x)
+    def evidence(self, batch):
+        found = super().evidence(batch)
         if not torch.compiler.is_exporting():
             return found
         return Evidence(found.terms | {"kl": found.terms["kl"] * 1.001}, found.map)

@@ -26,47 +26,47 @@ class Level(Family):
     def players(self):
         return {"level": self}
 
-    def loss(self, x, player, at, condition=None):
-        away = (self.p - x.mean()) ** 2
+    def loss(self, batch, player, at):
+        away = (self.p - batch.x.mean()) ** 2
         return {"total": away, "level": self.p.detach()}
 
     def finish(self, batches):
         self.calls.append("finish")
-        self.seen.fill_(sum(len(x) for x in batches()))
+        self.seen.fill_(sum(len(batch.x) for batch in batches()))
 
-    def evidence(self, x, condition=None):
-        heat = (x - self.p) ** 2
+    def evidence(self, batch):
+        heat = (batch.x - self.p) ** 2
         return Evidence({"away": heat.mean(1)}, heat)
 
 
 class Slope(Level):
     """A loss whose gradient is always 1, so that AdamW moves p by exactly the learning rate."""
 
-    def loss(self, x, player, at, condition=None):
-        return {"total": self.p + 0 * x.mean()}
+    def loss(self, batch, player, at):
+        return {"total": self.p + 0 * batch.x.mean()}
 
 
 class Stuck(Level):
     """A loss that never changes."""
 
-    def loss(self, x, player, at, condition=None):
+    def loss(self, batch, player, at):
         return {"total": 0 * self.p + 1.0}
 
 
 class Broken(Level):
     """A term that is no number from step 3 on."""
 
-    def loss(self, x, player, at, condition=None):
+    def loss(self, batch, player, at):
         bad = torch.tensor(float("nan") if at.step >= 3 and torch.is_grad_enabled() else 1.0)
-        return {"total": (self.p - x.mean()) ** 2, "penalty": bad}
+        return {"total": (self.p - batch.x.mean()) ** 2, "penalty": bad}
 
 
 class BlindToCleanSamples(Level):
     """A loss that is a number on what it learns from, and none on what it is validated on."""
 
-    def loss(self, x, player, at, condition=None):
-        held = torch.tensor(float("nan") if not torch.is_grad_enabled() else 0.0)
-        return {"total": (self.p - x.mean()) ** 2 + held}
+    def loss(self, batch, player, at):
+        penalty = torch.tensor(float("nan") if not torch.is_grad_enabled() else 0.0)
+        return {"total": (self.p - batch.x.mean()) ** 2 + penalty}
 
 
 class Duel(Level):
@@ -83,12 +83,12 @@ class Duel(Level):
     def players(self):
         return {"one": self.one, "two": self.two}
 
-    def loss(self, x, player, at, condition=None):
+    def loss(self, batch, player, at):
         a, b = self.one[0], self.two[0]
         return {"total": (a + b) if player == "one" else -(a + b)}
 
-    def evidence(self, x, condition=None):
-        return Evidence({"away": x.mean(1)}, x)
+    def evidence(self, batch):
+        return Evidence({"away": batch.x.mean(1)}, batch.x)
 
 
 class Statistic(Level):
@@ -121,7 +121,8 @@ class Match(Level):
     def turns(self, player):
         return self.turns_of_fast if player == "fast" else 1
 
-    def loss(self, x, player, at, condition=None):
+    def loss(self, batch, player, at):
+        x = batch.x
         if self.training:
             self.told.append((player, at.step, x.mean().item()))
         noise = torch.randn(x.shape, generator=at.generator)
@@ -129,14 +130,14 @@ class Match(Level):
         away = (fast - x).square().mean() if player == "fast" else (self.slow(x) - fast).square().mean()
         return {"total": away}
 
-    def held(self, x, at, condition=None):
-        return self.loss(x, "slow", at)["total"]
+    def validation_loss(self, batch, at):
+        return self.loss(batch, "slow", at)["total"]
 
     def alarm(self, history):
         if self.stop_at is not None and history[-1]["step"] >= self.stop_at:
             return f"The match ran away at step {history[-1]['step']:g}; fit with a lower rate."
         return None
 
-    def evidence(self, x, condition=None):
-        heat = (self.slow(x) - x).square()
+    def evidence(self, batch):
+        heat = (self.slow(batch.x) - batch.x).square()
         return Evidence({"away": heat.mean(1)}, heat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from vaegis.models.families.family import Batches, Family, Progress, Recipe
+from vaegis.models.families.family import Batch, Batches, Family, Progress, Recipe
 from vaegis.models.families.parts.normaliser import Normaliser
 
 
@@ -30,5 +30,5 @@ class ClosedForm(Family):
     def players(self) -> dict[str, nn.Module]:
         return {}
 
-    def loss(self, x: Tensor, player: str, at: Progress, condition: Tensor | None = None) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, player: str, at: Progress) -> dict[str, Tensor]:
         raise AssertionError("no player learns by steps")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vaegis.models.errors import Refusal
-from vaegis.models.spec import InputSpec, VectorSpec
+from vaegis.models.spec import ImageSpec, InputSpec, VectorSpec
 
 VARIANCES = ("fixed", "feature", "predicted")
 CONTINUOUS = ("bernoulli", "gaussian", "laplace")
@@ -46,9 +46,36 @@ class Likelihood(nn.Module, ABC):
         """Squared error per value, in normalised units."""
         return (y - self.mean(out)).square()
 
+    def check(self, x: Tensor) -> None:
+        """Whether raw (B, C, ...) clean values can be what it describes.
+
+        Raises:
+            Refusal: naming what they should be.
+        """
+
+    def natural(self, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+        """Centre and scale of the normalisation that it needs, (C,), of values with this mean and spread."""
+        return mean, spread
+
+    def settle(self, centre: Tensor, scale: Tensor, rounding: Tensor) -> None:
+        """Takes note of the normalisation, (C,), and of the variance of what normalised values were rounded by."""
+
 
 class Bernoulli(Likelihood):
     outputs = 1
+
+    def __init__(self, top: float = 0.0) -> None:
+        """`top`: the largest of the whole numbers that raw values are, from 0; 0 where they are shares already."""
+        super().__init__()
+        self.top = top
+
+    def check(self, x: Tensor) -> None:
+        values = torch.where(x.isnan(), 0.0, x)
+        if not self.top and bool((values - values.clamp(0, 1)).any()):
+            raise Refusal("Likelihood bernoulli needs values from 0 to 1, and these data go beyond; use gaussian.")
+
+    def natural(self, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(mean), torch.full_like(spread, self.top or 1.0)
 
     def log_prob(self, y: Tensor, x: Tensor, out: Tensor) -> Tensor:
         return -functional.binary_cross_entropy_with_logits(out, y, reduction="none")
@@ -88,6 +115,9 @@ class LocationScale(Likelihood):
 
     def mean(self, out: Tensor) -> Tensor:
         return self._split(out)[0]
+
+    def settle(self, centre: Tensor, scale: Tensor, rounding: Tensor) -> None:
+        self.floor.copy_(rounding.clamp(1e-6, 1e-2))
 
 
 class Table(Likelihood):
@@ -161,11 +191,6 @@ class Table(Likelihood):
         return (codes[:, None] == levels).to(codes.dtype)
 
     def check(self, x: Tensor) -> None:
-        """Whether raw (B, D) clean values can be such counts and codes.
-
-        Raises:
-            Refusal: naming the column and a value.
-        """
         for i, kind in enumerate(self.kinds):
             values = x[:, i][~x[:, i].isnan()]
             whole = (values == values.round()) & (values >= 0)
@@ -180,6 +205,17 @@ class Table(Likelihood):
                         f"Column {self.columns[i]!r} holds {values[~whole][0]:g}; likelihood {kind} needs codes 0 to "
                         f"{self.widths[i] - 1}."
                     )
+        self.rest.check(x[:, self.plain])
+
+    def natural(self, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+        centre, scale = mean.clone(), spread.clone()
+        centre[self.plain], scale[self.plain] = self.rest.natural(mean[self.plain], spread[self.plain])
+        return centre, scale
+
+    def settle(self, centre: Tensor, scale: Tensor, rounding: Tensor) -> None:
+        self.centre.copy_(centre)
+        self.scale.copy_(scale)
+        self.rest.settle(centre[self.plain], scale[self.plain], rounding)
 
 
 def likelihood_for(
@@ -202,7 +238,7 @@ def likelihood_for(
     if not sigma > 0:
         raise Refusal(f"Argument sigma is {sigma}; a standard deviation must be above 0, such as 1.0.")
     if not by_column:
-        return Bernoulli() if base == "bernoulli" else LocationScale(shape, variance, sigma, base == "laplace")
+        return _of_every_value(spec, shape, base, variance, sigma)
     if not isinstance(spec, VectorSpec):
         raise Refusal(f"A likelihood per column needs a table; the input is {spec.kind}. Set one likelihood for all.")
     for column, kind in by_column.items():
@@ -213,8 +249,13 @@ def likelihood_for(
         if kind.startswith("categorical"):
             _categories(kind)
     plain = len(spec.columns) - len(by_column)
-    rest = Bernoulli() if base == "bernoulli" else LocationScale((plain,), variance, sigma, base == "laplace")
-    return Table(spec.columns, by_column, rest)
+    return Table(spec.columns, by_column, _of_every_value(spec, (plain,), base, variance, sigma))
+
+
+def _of_every_value(spec: InputSpec, shape: tuple[int, ...], base: str, variance: str, sigma: float) -> Likelihood:
+    if base == "bernoulli":
+        return Bernoulli(2.0**spec.depth - 1 if isinstance(spec, ImageSpec) else 0.0)
+    return LocationScale(shape, variance, sigma, base == "laplace")
 
 
 def _categories(kind: str) -> int:

@@ -2,10 +2,13 @@
 
     y = (x - centre) / scale,      per channel or column, learned from the fit split
 
-`Normaliser` is what families without a likelihood of their own per column share.
+`Normaliser` is what families share that normalise every value in this way; a likelihood that wants another centre and
+scale takes the moments of the same look (`moments`, `usable`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -44,44 +47,40 @@ class Normaliser(nn.Module):
 
     def fit(self, batches: Batches) -> None:
         """Mean and spread of each channel or column over a pass; missing values are left out."""
-        count = mean = square = torch.zeros((), dtype=torch.float64)
-        for batch in batches():
-            x = self.seen(batch).double()
-            axes = (0, *range(2, x.dim()))
-            known = ~x.isnan()
-            values = torch.where(known, x, 0.0)
-            count = count + known.sum(axes)
-            mean = mean + values.sum(axes)
-            square = square + values.square().sum(axes)
-        count = count.clamp_min(1)
-        mean = mean / count
-        spread = (square / count - mean.square()).clamp_min(0).sqrt()
-        # A constant column has no scale of its own; in raw units any change of it is large.
-        spread = torch.where(spread <= 1e-6 * mean.abs() + 1e-12, torch.ones_like(spread), spread)
+        mean, spread = moments(self.arrange(batch.x) for batch in batches())
+        spread = usable(mean, spread)
         self.centre.copy_(mean.view_as(self.centre))
         self.scale.copy_(spread.view_as(self.scale))
 
-    def seen(self, x: Tensor) -> Tensor:
+    def arrange(self, x: Tensor) -> Tensor:
         """Raw (B, *shape) -> raw as the networks see it, channels first, float32."""
         raw = to_channels(x, self.spec)
         return shrink(raw, self.factor) if self.factor > 1 else raw
 
-    def scaled(self, raw: Tensor) -> Tensor:
-        """What `seen` gives -> normalised (B, C, ...)."""
+    def normalise(self, raw: Tensor) -> Tensor:
+        """What `arrange` gives -> normalised (B, C, ...)."""
         return (raw - self.centre) / self.scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw (B, *shape) -> normalised (B, C, ...)."""
-        return self.scaled(self.seen(x))
+        return self.normalise(self.arrange(x))
 
-    def back(self, y: Tensor) -> Tensor:
+    def observe(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw (B, *shape) -> normalised, 0 where missing, and the mask: 1 where a value was observed, else 0."""
+        y = self(x)
+        if self.spec.missing == "refuse":
+            return y, torch.ones_like(y)
+        mask = (~y.isnan()).to(y.dtype)
+        return torch.where(y.isnan(), torch.zeros_like(y), y), mask
+
+    def denormalise(self, y: Tensor) -> Tensor:
         """Normalised (B, C, ...) -> raw (B, *shape), float32."""
         values = y * self.scale + self.centre
         if isinstance(self.spec, ImageSpec):
             values = enlarge(values, self.factor, (self.spec.height, self.spec.width))
         return from_channels(values, self.spec)
 
-    def place(self, heat: Tensor) -> Tensor:
+    def full_size(self, heat: Tensor) -> Tensor:
         """A map of the networks' input, (B, h, w) or (B, C, T) or (B, D) -> that of the sample."""
         if isinstance(self.spec, ImageSpec):
             return enlarge(heat[:, None], self.factor, (self.spec.height, self.spec.width))[:, 0]
@@ -100,10 +99,37 @@ class Normaliser(nn.Module):
 
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the averaging before the fit."""
-        if self.factor == 1:
-            return ()
-        side = self.factor
-        return (
-            f"Squares of {side}x{side} pixels are averaged before the networks see an image, so a defect of a pixel or "
-            "two may be lost. For fine defects take --set resolution=0, or cut the images by --tile.",
-        )
+        return averaging_notes(self.factor)
+
+
+def averaging_notes(side: int) -> tuple[str, ...]:
+    """What a user should know where squares of `side` pixels are averaged; nothing of a single pixel."""
+    if side == 1:
+        return ()
+    return (
+        f"Squares of {side}x{side} pixels are averaged before the networks see an image, so a defect of a pixel or "
+        "two may be lost. For fine defects take --set resolution=0, or cut the images by --tile.",
+    )
+
+
+def moments(arrays: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel or column over (B, C, ...) arrays, each (C,) in double precision;
+    missing values are left out."""
+    count = mean = square = torch.zeros((), dtype=torch.float64)
+    for array in arrays:
+        x = array.double()
+        axes = (0, *range(2, x.dim()))
+        mask = ~x.isnan()
+        values = torch.where(mask, x, 0.0)
+        count = count + mask.sum(axes)
+        mean = mean + values.sum(axes)
+        square = square + values.square().sum(axes)
+    count = count.clamp_min(1)
+    mean = mean / count
+    return mean, (square / count - mean.square()).clamp_min(0).sqrt()
+
+
+def usable(mean: Tensor, spread: Tensor) -> Tensor:
+    """Spreads that values can be divided by. A constant column has no scale of its own; in raw units any change of it
+    is large."""
+    return torch.where(spread <= 1e-6 * mean.abs() + 1e-12, torch.ones_like(spread), spread)

@@ -74,7 +74,7 @@ class Schedule(nn.Module):
             # Not part of a bundle's weights: they follow from the arguments.
             self.register_buffer(name, table.float(), persistent=False)
 
-    def noised(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def diffuse(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t of (B, ...) x_0 with the given noise."""
         return wide(self.signal[t], x) * x + wide(self.sigma[t], x) * noise
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vaegis.models.families.fusion import Form
+from vaegis.models.families.parts.residuals import shrunk
 from vaegis.models.spec import InputSpec
 
 LIKELIHOOD_MEANING = {
@@ -69,18 +70,16 @@ class Standing(nn.Module):
     def add(self, shares: Tensor) -> None:
         """Takes note of clean (B, *shape)."""
         values = shares.double()
-        found = [torch.tensor(float(len(values))), values.sum(0), values.square().sum(0)]
-        self._sums = [a + b for a, b in zip(self._sums, found, strict=True)] if self._sums else found
+        sums = [torch.tensor(float(len(values))), values.sum(0), values.square().sum(0)]
+        self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._sums else sums
 
     def settle(self) -> None:
         """Learns from all that was added."""
         count, total, square = self._sums
         mean = total / count
-        own = (square / count - mean.square()).clamp_min(0)
         self.mean.copy_(mean)
-        # Shrunk towards the mean over places: over a few hundred samples one place's own is noisy, and where clean
-        # samples never vary it is 0.
-        self.spread.copy_((0.9 * own + 0.1 * own.mean().clamp_min(1e-8)).sqrt())
+        # Where clean samples never vary, a place's own variance is 0.
+        self.spread.copy_(shrunk((square / count - mean.square()).clamp_min(0)).sqrt())
         self._sums = []
 
     def forward(self, shares: Tensor) -> Tensor:

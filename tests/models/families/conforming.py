@@ -7,7 +7,7 @@ import onnxruntime as ort
 import torch
 
 from toy_data import SMALL, SPECS
-from vaegis.models.families import FAMILIES, Progress, make
+from vaegis.models.families import FAMILIES, Batch, Progress, make
 from vaegis.training.export import TOLERANCE
 
 CASES = [(name, kind) for name, cls in FAMILIES.items() for kind in cls.kinds]
@@ -18,8 +18,11 @@ def fresh(name, kind, **changed):
     return make(FAMILIES, name, dataclasses.replace(SPECS[kind], **changed), SMALL.get(name, {}))
 
 
-def batches(x, size=32):
-    return lambda: iter(torch.from_numpy(x).split(size))
+def batches(x, conditions=None, size=64):
+    """Passes over raw samples, (n,) conditions beside them."""
+    raw = torch.from_numpy(np.ascontiguousarray(x)).split(size)
+    of_each = [None] * len(raw) if conditions is None else torch.as_tensor(conditions).split(size)
+    return lambda: map(Batch, raw, of_each)
 
 
 def at(share=1.0):
@@ -29,7 +32,7 @@ def at(share=1.0):
 @torch.no_grad()
 def outputs(family, x):
     """Every output of the score graph by name, as torch gives it."""
-    score, found = family.scored(torch.from_numpy(np.ascontiguousarray(x)))
+    score, found = family.score(Batch(torch.from_numpy(np.ascontiguousarray(x))))
     return {"score": score.numpy(), **{k: v.numpy() for k, v in found.terms.items()}, "map": found.map.numpy()}
 
 
@@ -53,10 +56,10 @@ def spread_of(found):
     return {k: np.subtract(*np.percentile(v, [75, 25])) for k, v in found.items()}
 
 
-def reaches_every_parameter(family, x, player, module):
+def reaches_every_parameter(family, batch, player, module):
     family.zero_grad()
     family.train()
-    family.loss(x, player, at())["total"].backward()
+    family.loss(batch, player, at())["total"].backward()
     named = dict(module.named_parameters())
     assert named
     idle = [n for n, p in named.items() if p.grad is None or not p.grad.abs().sum() > 0]

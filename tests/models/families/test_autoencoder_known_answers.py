@@ -5,20 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from conforming import batches
 from scipy.spatial.distance import mahalanobis
 from sklearn.decomposition import PCA
 from torch import nn
 
 from toy_data import SPECS, VECTORS, clean
 from vaegis.models.errors import Refusal
-from vaegis.models.families import Progress
+from vaegis.models.families import Batch, Draw, Progress
 from vaegis.models.families.autoencoder import ENTROPY, RIDGE, Autoencoder, Memory
 from vaegis.models.families.parts.layers import from_channels, smooth
 from vaegis.models.spec import VectorSpec
-
-
-def batches(x, size=64):
-    return lambda: iter(torch.from_numpy(np.ascontiguousarray(x)).split(size))
 
 
 def at(share=1.0, seed=0):
@@ -51,7 +48,7 @@ def test_a_linear_one_finds_the_principal_subspace():
 
     def closure():
         optimiser.zero_grad()
-        error = family.loss(raw, "autoencoder", at())["total"]
+        error = family.loss(Batch(raw), "autoencoder", at())["total"]
         error.backward()
         return error
 
@@ -61,7 +58,7 @@ def test_a_linear_one_finds_the_principal_subspace():
     best = ((y - known.inverse_transform(known.transform(y))) ** 2).mean()
     family.finish(batches(x))
     with torch.no_grad():
-        found = family.evidence(raw).terms["reconstruction_error"].mean().item()
+        found = family.evidence(Batch(raw)).terms["reconstruction_error"].mean().item()
     assert best <= found * (1 + 1e-5)
     assert found == pytest.approx(best, rel=0.02)
 
@@ -100,19 +97,21 @@ def test_where_no_prototype_stands_out_all_are_taken():
 @torch.no_grad()
 def test_a_memory_rebuilds_from_its_prototypes_alone(case):
     family, x = case
-    z, _ = family.encode(x)
+    z, _ = family.encode(Batch(x))
     shares = family.prototypes.address(z)
     assert torch.allclose(shares.sum(1), torch.ones(len(x)))
-    assert torch.equal(family.decode(z), family.normaliser.back(family.decoder(shares @ family.prototypes.items)))
+    assert torch.equal(
+        family.decode(Batch(z)), family.normaliser.denormalise(family.decoder(shares @ family.prototypes.items))
+    )
     # Its length does not matter, only its direction: what lies far out is rebuilt like what lies near.
-    assert torch.allclose(family.decode(100 * z), family.decode(z), rtol=1e-3, atol=1e-2)
+    assert torch.allclose(family.decode(Batch(100 * z)), family.decode(Batch(z)), rtol=1e-3, atol=1e-2)
 
 
 @torch.no_grad()
 def test_reconstruction_error_and_map_are_as_stated(case):
     family, x = case
-    found = family.evidence(x)
-    rebuilt = family.decode(family.encode(x)[0])
+    found = family.evidence(Batch(x))
+    rebuilt = family.decode(Batch(family.encode(Batch(x))[0]))
     scale = from_channels(family.normaliser.scale[None], family.spec)
     squared = ((x.float() - rebuilt) / scale).square()
     assert torch.allclose(found.terms["reconstruction_error"], squared.flatten(1).mean(1), rtol=1e-3)
@@ -126,12 +125,12 @@ def test_reconstruction_error_and_map_are_as_stated(case):
 @torch.no_grad()
 def test_latent_distance_is_mahalanobis_of_the_code(case):
     family, x = case
-    z = family.encode(x)[0].double().numpy()
+    z = family.encode(Batch(x))[0].double().numpy()
     scale = math.sqrt(z.var(axis=0).mean())
     y = (z - z.mean(axis=0)) / scale
     inverse = np.linalg.inv(np.cov(y, rowvar=False, bias=True) + RIDGE * np.eye(4))
     expected = [mahalanobis(v, np.zeros(4), inverse) for v in y]
-    assert family.evidence(x).terms["latent_distance"].numpy() == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert family.evidence(Batch(x)).terms["latent_distance"].numpy() == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 def test_the_loss_is_the_error_of_what_was_blurred():
@@ -140,25 +139,25 @@ def test_the_loss_is_the_error_of_what_was_blurred():
     y = plain.normaliser(x)
     with torch.no_grad():
         expected = (y - plain.decoder(plain.encoder(y))).square().mean().item()
-        assert plain.loss(x, "autoencoder", at())["total"].item() == pytest.approx(expected, rel=1e-6)
+        assert plain.loss(Batch(x), "autoencoder", at())["total"].item() == pytest.approx(expected, rel=1e-6)
         draw = torch.randn(y.shape, generator=torch.Generator().manual_seed(3))
         expected = (y - blurred.decoder(blurred.encoder(y + 0.5 * draw))).square().mean().item()
-        assert blurred.loss(x, "autoencoder", at(seed=3))["total"].item() == pytest.approx(expected, rel=1e-6)
+        assert blurred.loss(Batch(x), "autoencoder", at(seed=3))["total"].item() == pytest.approx(expected, rel=1e-6)
         # Noise is for training alone.
-        one = blurred.evidence(x).terms["reconstruction_error"]
-        assert torch.equal(one, blurred.evidence(x).terms["reconstruction_error"])
+        one = blurred.evidence(Batch(x)).terms["reconstruction_error"]
+        assert torch.equal(one, blurred.evidence(Batch(x)).terms["reconstruction_error"])
 
 
 def test_the_loss_of_a_memory_charges_the_entropy_of_its_addresses():
     x = torch.from_numpy(clean("vector", 64))
     family = started(VECTORS, x.numpy(), memory=9)
-    found = family.loss(x, "autoencoder", at())
+    found = family.loss(Batch(x), "autoencoder", at())
     with torch.no_grad():
-        shares = family.prototypes.address(family.encode(x)[0])
+        shares = family.prototypes.address(family.encode(Batch(x))[0])
     entropy = torch.special.entr(shares).sum(1).mean().item()
     assert found["entropy"].item() == pytest.approx(entropy, rel=1e-4)
     assert found["total"].item() == pytest.approx(found["reconstruction"].item() + ENTROPY * entropy, rel=1e-6)
-    assert set(started(VECTORS, x.numpy()).loss(x, "autoencoder", at())) == {"total"}
+    assert set(started(VECTORS, x.numpy()).loss(Batch(x), "autoencoder", at())) == {"total"}
 
 
 def test_missing_values_are_left_out_of_every_sum():
@@ -166,20 +165,20 @@ def test_missing_values_are_left_out_of_every_sum():
     family = started(spec, clean("vector", 80), memory=5, noise=0.2)
     x = torch.from_numpy(clean("vector", 5, seed=4))
     x[:, [1, 4]] = torch.nan
-    found = family.evidence(x)
+    found = family.evidence(Batch(x))
     with torch.no_grad():
-        rebuilt = family.normaliser(family.decode(family.encode(x)[0]))
+        rebuilt = family.normaliser(family.decode(Batch(family.encode(Batch(x))[0])))
     squared = (family.normaliser(x) - rebuilt).square()
     assert torch.allclose(found.terms["reconstruction_error"], squared[:, [0, 2, 3, 5]].mean(1), rtol=1e-3)
     assert (found.map[:, [1, 4]] == 0).all()
     assert torch.isfinite(torch.stack(list(found.terms.values()))).all()
-    assert torch.isfinite(family.loss(x, "autoencoder", at())["total"])
+    assert torch.isfinite(family.loss(Batch(x), "autoencoder", at())["total"])
 
 
 def test_it_says_why_it_cannot_generate():
     family = started(VECTORS, clean("vector", 80))
     with pytest.raises(Refusal, match="no distribution over its codes to draw from. Fit a vae"):
-        family.sample(3, torch.Generator())
+        family.sample(Draw(3, torch.Generator()))
     assert family.more_graphs() == {}
 
 

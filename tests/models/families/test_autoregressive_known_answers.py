@@ -7,12 +7,13 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from conforming import batches
 from scipy.stats import logistic
 
 from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 from vaegis.models.errors import Refusal
-from vaegis.models.families import FAMILIES, Progress, make
-from vaegis.models.families.autoregressive import NETWORKS, Autoregressive
+from vaegis.models.families import FAMILIES, Batch, Draw, Progress, make
+from vaegis.models.families.autoregressive import NETWORKS, Autoregressive, channelled
 from vaegis.models.families.parts.layers import smooth
 from vaegis.models.families.parts.logistics import Logistics, _log_1m_exp
 from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
@@ -20,10 +21,6 @@ from vaegis.training.export import export
 
 SHAPE = {"image": (2, 5, 6), "series": (2, 9), "vector": (6,)}
 NAMED = [(kind, name) for kind, able in NETWORKS.items() for name in able]
-
-
-def batches(x):
-    return lambda: iter(torch.from_numpy(x).split(64))
 
 
 def stirred(module):
@@ -133,7 +130,7 @@ def test_probabilities_of_all_tiny_images_sum_to_one(name, channels, width):
     family.normaliser.centre.fill_(1.4)
     family.normaliser.scale.fill_(1.1)
     every = np.array(list(itertools.product(range(4), repeat=2)), np.uint8).reshape(16, 1, width, channels)
-    nats = family.evidence(torch.from_numpy(every)).terms["negative_log_likelihood"].double()
+    nats = family.evidence(Batch(torch.from_numpy(every))).terms["negative_log_likelihood"].double()
     assert float((-nats).exp().sum()) == pytest.approx(1.0, abs=1e-5)
     assert nats.std() > 0.05
 
@@ -150,7 +147,7 @@ def test_the_density_of_two_values_integrates_to_one(spec):
         family = stirred(Autoregressive(spec, network=network, width=8, layers=1, mixture=2))
         line = torch.linspace(-25, 25, 300)
         y = torch.stack(torch.meshgrid(line, line, indexing="ij"), dim=-1).reshape(-1, *spec.shape)
-        nats = family.evidence(y).terms["negative_log_likelihood"].double()
+        nats = family.evidence(Batch(y)).terms["negative_log_likelihood"].double()
         assert float((-nats).exp().sum()) * float(line[1] - line[0]) ** 2 == pytest.approx(1.0, abs=0.01)
 
 
@@ -164,9 +161,9 @@ def test_evidence_by_hand(kind):
     family.eval()
     family.finish(batches(x))
     x = torch.from_numpy(x)
-    found = family.evidence(x)
-    raw = family.normaliser.seen(x)
-    shares = family._nats(family.normaliser.scaled(raw), raw)
+    found = family.evidence(Batch(x))
+    raw = family.normaliser.arrange(x)
+    shares = family._nats_of(family.normaliser.normalise(raw), raw)
     nats = shares.flatten(1).sum(1)
     assert torch.equal(found.terms["negative_log_likelihood"], nats)
     away = (nats - nats.mean()).abs() / nats.std(correction=0)
@@ -193,7 +190,7 @@ def test_gradients_reach_every_parameter_of_every_network(kind, name):
     torch.manual_seed(0)
     family = Autoregressive(SPECS[kind], network=name, width=8, layers=2)
     family.start(batches(x.numpy()))
-    family.loss(x, "network", Progress(50, 100, torch.Generator().manual_seed(0)))["total"].backward()
+    family.loss(Batch(x), "network", Progress(50, 100, torch.Generator().manual_seed(0)))["total"].backward()
     assert [n for n, p in family.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
@@ -205,7 +202,7 @@ def test_samples_have_the_distribution_they_were_drawn_from():
         p.zero_()
     family.normaliser.centre.copy_(torch.tensor([5.0, -1.0]))
     family.normaliser.scale.copy_(torch.tensor([2.0, 1.0]))
-    drawn = family.sample(4000, torch.Generator().manual_seed(0)).double().numpy()
+    drawn = family.sample(Draw(4000, torch.Generator().manual_seed(0))).double().numpy()
     s = math.log(2) + 1e-3
 
     def distribution(v):
@@ -215,7 +212,7 @@ def test_samples_have_the_distribution_they_were_drawn_from():
         for v in (-2.0, 0.0, 1.5):
             share = (drawn[:, column] <= centre + scale * v).mean()
             assert share == pytest.approx(distribution(v), abs=0.03)
-    again = family.sample(4000, torch.Generator().manual_seed(0)).double().numpy()
+    again = family.sample(Draw(4000, torch.Generator().manual_seed(0))).double().numpy()
     assert np.array_equal(again, drawn)
 
 
@@ -225,7 +222,7 @@ def test_a_sample_is_drawn_in_order_and_lies_on_the_levels():
     family = stirred(Autoregressive(ImageSpec(3, 4, 2), width=4, layers=1, mixture=2))
     family.normaliser.centre.fill_(100.0)
     family.normaliser.scale.fill_(50.0)
-    drawn = family.sample(3, torch.Generator().manual_seed(0))
+    drawn = family.sample(Draw(3, torch.Generator().manual_seed(0)))
     assert drawn.shape == (3, 3, 4, 2)
     assert torch.allclose(drawn, drawn.round(), atol=1e-3)
     assert drawn.min() >= -1e-3
@@ -245,14 +242,14 @@ def test_networks_that_run_in_a_loop_are_exported(spec, name):
     torch.manual_seed(0)
     family = stirred(Autoregressive(spec, network=name, width=6, layers=1, mixture=2))
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (7, *spec.shape)).astype(spec.dtype))
-    family.start(lambda: [x])
+    family.start(lambda: [Batch(x)])
     family.eval()
-    family.finish(lambda: [x])
+    family.finish(lambda: [Batch(x)])
     graph = ort.InferenceSession(export(family)["score.onnx"], providers=["CPUExecutionProvider"])
     for size in (1, 7):
         found = graph.run(["negative_log_likelihood", "map"], {"input": x[:size].numpy()})
         with torch.no_grad():
-            known = family.evidence(x[:size])
+            known = family.evidence(Batch(x[:size]))
         assert found[0] == pytest.approx(known.terms["negative_log_likelihood"].numpy(), rel=1e-4)
         assert found[1] == pytest.approx(known.map.numpy(), rel=1e-3, abs=1e-3)
 
@@ -271,13 +268,13 @@ def test_the_step_graph_draws_what_sampling_draws(spec):
     (plan,) = family.more_graphs().values()
     sample = torch.randn(5, *spec.shape, generator=generator)
     first, y = sample.clone(), torch.zeros(5, *family.normaliser.shape)
-    for place in range(family.places):
+    for position in range(family.positions):
         noise = torch.randn(sample.shape, generator=generator)
-        chance = [family._channelled(family.normaliser.seen(v)).flatten(2)[:, :, place] for v in (noise, first)]
+        chance = [channelled(family.normaliser.arrange(v)).flatten(2)[:, :, position] for v in (noise, first)]
         uniform = torch.distributions.Normal(0.0, 1.0).cdf(torch.stack(chance, dim=2))
-        y = family.step(y, place, uniform)
-        sample = plan.module(sample, torch.full((5,), family.places - place), noise)
-    assert torch.allclose(sample, family.normaliser.back(y), rtol=1e-3, atol=1e-3)
+        y = family.step(y, position, uniform)
+        sample = plan.module(sample, torch.full((5,), family.positions - position), noise)
+    assert torch.allclose(sample, family.normaliser.denormalise(y), rtol=1e-3, atol=1e-3)
 
 
 def test_averaged_images_have_no_step_graph():

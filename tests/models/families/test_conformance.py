@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 import vaegis
 from toy_data import SMALL, SPECS, InMemory, clean, defective
 from vaegis.models.errors import Refusal
-from vaegis.models.families import FAMILIES, make
+from vaegis.models.families import FAMILIES, Batch, Draw, make
 from vaegis.models.families.family import keywords
 from vaegis.training.export import export, gate
 from vaegis.training.fit import fit
@@ -79,7 +79,7 @@ def test_gradients_reach_every_parameter_of_every_player(case):
     family = fresh(*case)
     family.start(batches(x))
     for player, module in family.players().items():
-        reaches_every_parameter(family, torch.from_numpy(x), player, module)
+        reaches_every_parameter(family, Batch(torch.from_numpy(x)), player, module)
 
 
 def test_a_loss_follows_from_weights_and_progress_alone(case):
@@ -87,7 +87,7 @@ def test_a_loss_follows_from_weights_and_progress_alone(case):
     family = fresh(*case)
     family.start(batches(x))
     for player in family.players():
-        one, two = (family.loss(torch.from_numpy(x), player, at(0.5)) for _ in range(2))
+        one, two = (family.loss(Batch(torch.from_numpy(x)), player, at(0.5)) for _ in range(2))
         assert {k: v.item() for k, v in one.items()} == {k: v.item() for k, v in two.items()}
         assert all(v.dim() == 0 for v in one.values())
 
@@ -137,7 +137,7 @@ def test_the_latent_graphs_say_what_torch_says(made, family, mixed):
     decoder = session(made.graphs["decoder.onnx"]) if family.decodes else None
     for x in (mixed, mixed[:1]):
         with torch.no_grad():
-            mean, log_variance = family.encode(torch.from_numpy(x))
+            mean, log_variance = family.encode(Batch(torch.from_numpy(x)))
         found = through(encoder, {"input": x})
         assert found["mean"].shape == (len(x), family.latent_size)
         assert found["mean"] == pytest.approx(mean.numpy(), rel=1e-3, abs=1e-4)
@@ -145,7 +145,7 @@ def test_the_latent_graphs_say_what_torch_says(made, family, mixed):
         if decoder is None:
             continue
         with torch.no_grad():
-            rebuilt = family.decode(mean)
+            rebuilt = family.decode(Batch(mean))
         raw = through(decoder, {"latent": mean.numpy()})["reconstruction"]
         assert raw.shape == x.shape
         assert raw == pytest.approx(rebuilt.numpy(), rel=1e-3, abs=1e-3 * float(x.std()))
@@ -177,7 +177,7 @@ def test_further_graphs_say_what_torch_says(made, family):
 
 def test_samples_follow_their_generator_or_are_refused(family):
     def drawn(seed):
-        return family.sample(3, torch.Generator().manual_seed(seed))
+        return family.sample(Draw(3, torch.Generator().manual_seed(seed)))
 
     try:
         one = drawn(4)

@@ -7,7 +7,7 @@ from conforming import CASES, agree, at, batches, fresh, outputs, reaches_every_
 
 from toy_data import clean
 from vaegis.models.errors import Refusal
-from vaegis.models.families import FAMILIES, Conditioned
+from vaegis.models.families import FAMILIES, Batch
 from vaegis.training.export import export
 
 GAPPY = [(name, kind) for name, kind in CASES if kind != "image" and FAMILIES[name].takes_missing]
@@ -73,11 +73,11 @@ def test_conditions_reach_the_networks_and_the_graphs(name, kind):
     x = clean(kind, 64)
     told = torch.arange(64) % 3
     family = fresh(name, kind, conditions=("A", "B", "C"))
-    whole = Conditioned(lambda: zip(torch.from_numpy(x).split(32), told.split(32), strict=True))
+    whole = batches(x, told)
     family.start(whole)
     for player, module in family.players().items():
         family.train().zero_grad()
-        family.loss(torch.from_numpy(x), player, at(), told)["total"].backward()
+        family.loss(Batch(torch.from_numpy(x), told), player, at())["total"].backward()
         named = dict(module.named_parameters())
         assert [n for n, p in named.items() if p.grad is None or not p.grad.abs().sum() > 0] == []
     family.eval()
@@ -85,8 +85,8 @@ def test_conditions_reach_the_networks_and_the_graphs(name, kind):
     graphs = export(family)
     opened = session(graphs["score.onnx"])
     with torch.no_grad():
-        score, found = family.scored(torch.from_numpy(x), told)
-        other, _ = family.scored(torch.from_numpy(x), (told + 1) % 3)
+        score, found = family.score(Batch(torch.from_numpy(x), told))
+        other, _ = family.score(Batch(torch.from_numpy(x), (told + 1) % 3))
     assert (score != other).any(), "the condition is not heard"
     expected = {"score": score.numpy(), **{k: v.numpy() for k, v in found.terms.items()}, "map": found.map.numpy()}
     got = through(opened, {"input": x, "condition": told.numpy()})

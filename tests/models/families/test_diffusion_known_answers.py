@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from conforming import batches
 
 from toy_data import SPECS, InMemory, clean
 from vaegis.models.errors import Refusal
-from vaegis.models.families import Progress, make
+from vaegis.models.families import Batch, Draw, Progress, make
 from vaegis.models.families.diffusion import Diffusion
 from vaegis.models.families.parts.denoiser import Classifier
 from vaegis.models.families.parts.relations import TABLE_RIDGE
@@ -32,10 +33,6 @@ def at(share=1.0):
 def small(spec, **arguments):
     torch.manual_seed(0)
     return make(TABLE, "diffusion", spec, {"width": 8, "steps": 50} | arguments)
-
-
-def batches(x, size=32):
-    return lambda: iter(torch.from_numpy(x).split(size))
 
 
 def times(n, t):
@@ -89,7 +86,7 @@ def test_the_best_denoisers_reverse_step_keeps_the_datas_mean_and_variance(sched
 
 def test_ancestral_sampling_with_the_best_denoiser_repeats_the_data():
     family = exact(sampler="ancestral", steps=400)
-    made = family.sample(20_000, seeded()).numpy()
+    made = family.sample(Draw(20_000, seeded())).numpy()
     assert made.mean(0) == pytest.approx([0.8, 0.8], abs=0.03)
     assert made.std(0) == pytest.approx([0.5, 0.5], rel=0.03)
     assert abs(np.corrcoef(made.T)[0, 1]) < 0.03
@@ -128,7 +125,7 @@ def test_noise_with_known_noise_is_undone():
     path = Schedule("linear", 100)
     x, noise = torch.randn(2, 5, 1, 4, 4, generator=seeded())
     t = torch.tensor([1, 20, 50, 80, 99])
-    assert path.start(path.noised(x, t, noise), t, noise).numpy() == pytest.approx(x.numpy(), abs=1e-4)
+    assert path.start(path.diffuse(x, t, noise), t, noise).numpy() == pytest.approx(x.numpy(), abs=1e-4)
 
 
 def test_the_noise_is_minus_sigma_times_the_score():
@@ -186,8 +183,8 @@ def test_the_bound_of_gaussian_data_is_near_its_entropy():
     with torch.no_grad():
         for seed in range(200):  # what is stored is one draw; here their average is judged
             family.noise.copy_(torch.randn(family.noise.shape, generator=seeded(seed)))
-            found.append(family.evidence(y).terms["negative_elbo"].mean().item())
-            nats = family.evidence(far).terms["negative_elbo"]
+            found.append(family.evidence(Batch(y)).terms["negative_elbo"].mean().item())
+            nats = family.evidence(Batch(far)).terms["negative_elbo"]
             apart.append((nats[0] - nats[1]).item())
     entropy = 2 * 0.5 * math.log(2 * math.pi * math.e * s * s)
     assert np.mean(found) == pytest.approx(entropy, abs=2.0)
@@ -203,14 +200,14 @@ def test_the_loss_is_the_simple_one():
     with torch.no_grad():
         for p in family.denoiser.head.parameters():
             p.zero_()
-        found = family.loss(torch.from_numpy(x), "denoiser", at())["total"].item()
+        found = family.loss(Batch(torch.from_numpy(x)), "denoiser", at())["total"].item()
     generator, y = seeded(), family.normaliser(torch.from_numpy(x))
     even = (torch.rand((), generator=generator) + torch.arange(64) / 64) % 1
     t = (even * 50).long() + 1
     assert sorted(set(t.tolist())) == list(range(1, 51))  # every time is met in a batch of as many
     noise = torch.randn(y.shape, generator=generator)
-    noised = family.path.noised(y, t, noise)
-    expected = (noise - family.path.sigma[t][:, None] * noised).square().mean().item()
+    noisy = family.path.diffuse(y, t, noise)
+    expected = (noise - family.path.sigma[t][:, None] * noisy).square().mean().item()
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -241,25 +238,25 @@ def guided():
 def test_samples_are_guided_to_their_condition(guided):
     with torch.no_grad():
         for number, side in ((0, -1), (1, 1)):
-            made = guided.sample(200, seeded(), times(200, number)).numpy()
+            made = guided.sample(Draw(200, seeded(), times(200, number))).numpy()
             assert (np.sign(made[:, 0]) == side).mean() > 0.97
-        free = guided.sample(400, seeded()).numpy()
+        free = guided.sample(Draw(400, seeded())).numpy()
     assert 0.3 < (free[:, 0] > 0).mean() < 0.7
 
 
 def test_a_sample_under_the_wrong_condition_is_stranger(guided):
     x = torch.tensor([[-2.0, 0.0], [2.0, 0.0]])
     with torch.no_grad():
-        right = guided.evidence(x, torch.tensor([0, 1])).terms["reconstruction_error"]
-        wrong = guided.evidence(x, torch.tensor([1, 0])).terms["reconstruction_error"]
+        right = guided.evidence(Batch(x, torch.tensor([0, 1]))).terms["reconstruction_error"]
+        wrong = guided.evidence(Batch(x, torch.tensor([1, 0]))).terms["reconstruction_error"]
     assert (wrong > right).all()
 
 
 def test_what_is_held_out_is_the_denoisers(guided):
     x, told = torch.zeros(8, 2), torch.zeros(8, dtype=torch.int64)
     with torch.no_grad():
-        alone = guided.loss(x, "denoiser", at(), told)["total"]
-        assert guided.held(x, at(), told).item() == alone.item()
+        alone = guided.loss(Batch(x, told), "denoiser", at())["total"]
+        assert guided.validation_loss(Batch(x, told), at()).item() == alone.item()
 
 
 def test_the_step_graph_walks_from_noise_to_raw_units():
@@ -271,14 +268,14 @@ def test_the_step_graph_walks_from_noise_to_raw_units():
     plan = family.more_graphs()["step.onnx"]
     assert family.normaliser.factor == 2
     noises = torch.randn(11, 3, 40, 24, 2, generator=seeded())
-    sample, y = noises[0], family.normaliser.seen(noises[0] * 2)
+    sample, y = noises[0], family.normaliser.arrange(noises[0] * 2)
     assert y.std().item() == pytest.approx(1.0, rel=0.1)
     with torch.no_grad():
         for t in range(10, 0, -1):
             sample = plan.module(sample, times(3, t), noises[t])
-            y = family.step(y, times(3, t), family.normaliser.seen(noises[t] * 2))
+            y = family.step(y, times(3, t), family.normaliser.arrange(noises[t] * 2))
     assert sample.shape == (3, 40, 24, 2)
-    assert sample.numpy() == pytest.approx(family.normaliser.back(y).numpy(), rel=1e-3, abs=0.1)
+    assert sample.numpy() == pytest.approx(family.normaliser.denormalise(y).numpy(), rel=1e-3, abs=0.1)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
@@ -286,7 +283,7 @@ def test_sampling_depends_on_the_generator_alone(sampler):
     family = small(SPECS["series"], sampler=sampler)
     family.start(batches(clean("series", 40)))
     family.eval()
-    one, two, other = (family.sample(3, seeded(s)) for s in (0, 0, 1))
+    one, two, other = (family.sample(Draw(3, seeded(s))) for s in (0, 0, 1))
     assert one.shape == (3, 16, 3)
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
@@ -301,10 +298,10 @@ def test_what_comes_back_is_ddims_walk_from_the_level():
     raw = torch.from_numpy(x)
     with torch.no_grad():
         y, ones = family.normaliser(raw), torch.ones(20, 6)
-        walk = family.path.noised(y, times(20, 30), family.noise[1].expand_as(y))
+        walk = family.path.diffuse(y, times(20, 30), family.noise[1].expand_as(y))
         for t, s in ((30, 20), (20, 10), (10, 0)):
             walk = family._jump(walk, t, s, ones, None)
-        found = family.evidence(raw).terms["reconstruction_error"]
+        found = family.evidence(Batch(raw)).terms["reconstruction_error"]
     assert found.numpy() == pytest.approx((y - walk).square().mean(1).numpy(), rel=1e-4)
 
 
@@ -316,10 +313,10 @@ def test_what_does_not_come_back_is_held_against_clean_residuals():
     family.finish(batches(x.numpy()))
     family.eval()
     y = family.normaliser(x)
-    left = (y - family._returned(y, torch.ones_like(y), None)[0]).double().numpy()
+    left = (y - family._denoise(y, torch.ones_like(y), None)[0]).double().numpy()
     inverse = np.linalg.inv(np.cov(left, rowvar=False, bias=True) + TABLE_RIDGE * np.eye(6))
     away = left - left.mean(0)
-    found = family.evidence(x).terms["residual_distance"].numpy()
+    found = family.evidence(Batch(x)).terms["residual_distance"].numpy()
     assert found == pytest.approx(np.sqrt(np.einsum("bi,ij,bj->b", away, inverse, away)), rel=5e-3)
 
 

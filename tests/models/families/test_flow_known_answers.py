@@ -5,21 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from conforming import batches
 from scipy.stats import multivariate_normal
 
 from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 from vaegis.models.errors import Refusal
-from vaegis.models.families import Progress
-from vaegis.models.families.flow import Flow, Vectors
+from vaegis.models.families import Batch, Draw, Progress
+from vaegis.models.families.flow import Flow
 from vaegis.models.families.parts.coupling import MultiScale, squeeze, unsqueeze
 from vaegis.models.families.parts.layers import smooth
+from vaegis.models.families.parts.transforms import Vectors
 from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 
 SHAPES = [(1, 6, 7), (3, 4, 4), (2, 5), (1, 8)]  # (C, H, W) or (C, T); sides that divide by four and that do not
-
-
-def batches(x):
-    return lambda: iter(torch.from_numpy(x).split(64))
 
 
 def at(seed=0):
@@ -87,7 +85,7 @@ def mass(family, reach, n):
     line = np.linspace(-reach, reach, n)
     y = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
     x = torch.from_numpy(y).float() * family.normaliser.scale + family.normaliser.centre
-    nats = family.evidence(x).terms["negative_log_likelihood"].double()
+    nats = family.evidence(Batch(x)).terms["negative_log_likelihood"].double()
     return float((-nats).exp().sum()) * (line[1] - line[0]) ** 2
 
 
@@ -111,7 +109,7 @@ def test_whitening_alone_is_a_gaussian_with_the_clean_covariance():
     family.flow.parts = torch.nn.ModuleList()
     y = ((torch.from_numpy(x) - family.normaliser.centre) / family.normaliser.scale).double().numpy()
     known = multivariate_normal(np.zeros(6), y.T @ y / len(y) + 1e-4 * np.eye(6))
-    found = family.evidence(torch.from_numpy(x)).terms["negative_log_likelihood"].numpy()
+    found = family.evidence(Batch(torch.from_numpy(x))).terms["negative_log_likelihood"].numpy()
     assert found == pytest.approx(-known.logpdf(y), rel=1e-3, abs=1e-2)
 
 
@@ -132,8 +130,8 @@ def test_evidence_by_hand(kind):
     family.eval()
     family.finish(batches(x))
     x = torch.from_numpy(x)
-    found = family.evidence(x)
-    z, log_variance = family.encode(x)
+    found = family.evidence(Batch(x))
+    z, log_variance = family.encode(Batch(x))
     _, shares = family.flow(family.normaliser(x))
     prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
     nats = -prior - shares.flatten(1).sum(1)
@@ -144,7 +142,7 @@ def test_evidence_by_hand(kind):
         moved = z.square()
     else:  # what changes when the latent is brought back along its ray
         radius = z.square().sum(1).mean().sqrt()
-        raw = family.decode(0.5 * z * radius / z.norm(dim=1, keepdim=True))
+        raw = family.decode(Batch(0.5 * z * radius / z.norm(dim=1, keepdim=True)))
         moved = (family.normaliser(x) - family.normaliser(raw)).square().flatten(1)
     usual = moved.mean(0)
     heat = (moved / (0.9 * usual + 0.1 * usual.mean())).view(len(x), *family.normaliser.shape)
@@ -165,7 +163,7 @@ def test_decoding_what_was_encoded_gives_the_sample(kind):
     family = stirred(Flow(SPECS[kind], layers=2, width=8))
     family.start(batches(x))
     x = torch.from_numpy(x)
-    again = family.decode(family.encode(x)[0])
+    again = family.decode(Batch(family.encode(Batch(x))[0]))
     assert (again - x).abs().max() < 1e-4 * x.float().std() * 10
 
 
@@ -174,12 +172,12 @@ def test_pixels_are_spread_over_their_level_in_training_alone():
     family = Flow(IMAGES, layers=1, width=4, noise=0.0)
     family.start(batches(x))
     y = family.normaliser(torch.from_numpy(x))
-    moved = (family._spread(y, torch.Generator().manual_seed(0)) - y) * family.normaliser.scale
+    moved = (family._dequantise(y, torch.Generator().manual_seed(0)) - y) * family.normaliser.scale
     assert moved.min() == pytest.approx(-0.5, abs=1e-3)
     assert moved.max() == pytest.approx(0.5, abs=1e-3)
     assert moved.std() == pytest.approx(math.sqrt(1 / 12), rel=0.02)
     still = Flow(SERIES, noise=0.0)
-    assert torch.equal(still._spread(y, torch.Generator()), y)
+    assert torch.equal(still._dequantise(y, torch.Generator()), y)
 
 
 def test_the_first_look_leaves_every_activation_norm_standardised():
@@ -193,7 +191,9 @@ def test_the_first_look_leaves_every_activation_norm_standardised():
             module.register_forward_hook(lambda m, i, out: seen.append(out[0]))
     generator = torch.Generator().manual_seed(20150521)
     with torch.no_grad():
-        parts = [family._spread(family.normaliser(torch.from_numpy(b)), generator) for b in np.split(x, [64, 128, 192])]
+        parts = [
+            family._dequantise(family.normaliser(torch.from_numpy(b)), generator) for b in np.split(x, [64, 128, 192])
+        ]
         family.flow(torch.cat(parts))
     for out in seen:
         assert out.mean((0, 2)).abs().max() < 1e-3
@@ -228,7 +228,7 @@ def test_gradients_reach_every_parameter_of_every_transform():
         torch.manual_seed(0)
         family = Flow(VECTORS, transform=transform, layers=2, width=8)
         family.start(batches(x.numpy()))
-        family.loss(x, "flow", at())["total"].backward()
+        family.loss(Batch(x), "flow", at())["total"].backward()
         assert [n for n, p in family.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
@@ -238,8 +238,8 @@ def test_samples_follow_their_generator_and_look_like_the_data():
     for transform in ("realnvp", "maf"):
         family = Flow(VECTORS, transform=transform, layers=1, width=8)
         family.start(batches(x))
-        one = family.sample(500, torch.Generator().manual_seed(4))
-        assert torch.equal(one, family.sample(500, torch.Generator().manual_seed(4)))
+        one = family.sample(Draw(500, torch.Generator().manual_seed(4)))
+        assert torch.equal(one, family.sample(Draw(500, torch.Generator().manual_seed(4))))
         assert one.shape == (500, 6)
         ratio = one.std(0) / torch.from_numpy(x).std(0)
         assert (ratio > 0.3).all()
@@ -258,9 +258,11 @@ def test_one_column_is_enough():
         family.start(batches(x))
         family.finish(batches(x))
         with torch.no_grad():
-            found = family.evidence(torch.from_numpy(x))
+            found = family.evidence(Batch(torch.from_numpy(x)))
             assert torch.isfinite(found.terms["negative_log_likelihood"]).all()
-            assert torch.allclose(family.decode(family.encode(torch.from_numpy(x))[0]), torch.from_numpy(x), atol=1e-3)
+            assert torch.allclose(
+                family.decode(Batch(family.encode(Batch(torch.from_numpy(x)))[0])), torch.from_numpy(x), atol=1e-3
+            )
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from conforming import batches
 from torch import nn
 
 from toy_data import SPECS, InMemory, clean, vectors
 from vaegis.models.errors import Refusal
-from vaegis.models.families import Progress, make
+from vaegis.models.families import Batch, Draw, Progress, make
 from vaegis.models.families.gan import GAN
 from vaegis.models.families.parts.adversarial import (
     Discriminator,
@@ -38,10 +39,6 @@ def at(share=1.0):
 def small(kind, **arguments):
     torch.manual_seed(0)
     return make(TABLE, "gan", SPECS[kind], {"width": 8, "latent": 3} | arguments)
-
-
-def batches(x, size=32):
-    return lambda: iter(torch.from_numpy(x).split(size))
 
 
 def soft(value):
@@ -157,10 +154,10 @@ def test_generated_samples_leave_no_trace_in_the_discriminators_statistics():
     family.start(batches(x.numpy()))
     family.train()
     before = statistics(family.discriminator)
-    family.loss(x, "generator", at())
+    family.loss(Batch(x), "generator", at())
     assert all(torch.equal(a, b) for a, b in zip(before, statistics(family.discriminator), strict=True))
     made = statistics(family.generator)
-    family.loss(x, "discriminator", at())
+    family.loss(Batch(x), "discriminator", at())
     assert all(torch.equal(a, b) for a, b in zip(made, statistics(family.generator), strict=True))
     # The kept ones are those of the real batch, whatever was generated beside it.
     first = statistics(family.discriminator)
@@ -170,7 +167,7 @@ def test_generated_samples_leave_no_trace_in_the_discriminators_statistics():
     with torch.no_grad():
         for p in other.generator.parameters():
             p.mul_(3.0)
-    other.loss(x, "discriminator", at())
+    other.loss(Batch(x), "discriminator", at())
     assert all(torch.equal(a, b) for a, b in zip(first, statistics(other.discriminator), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(before, first, strict=True))
 
@@ -258,10 +255,12 @@ def test_what_is_held_out_is_the_error_of_the_encoders_path():
     family.eval()
     raw = torch.from_numpy(x)
     with torch.no_grad():
-        mean, _ = family.encode(raw)
+        mean, _ = family.encode(Batch(raw))
         y = (raw - family.normaliser.centre) / family.normaliser.scale
-        rebuilt = (family.decode(mean) - family.normaliser.centre) / family.normaliser.scale
-        assert family.held(raw, at()).item() == pytest.approx((y - rebuilt).square().mean().item(), rel=1e-4)
+        rebuilt = (family.decode(Batch(mean)) - family.normaliser.centre) / family.normaliser.scale
+        assert family.validation_loss(Batch(raw), at()).item() == pytest.approx(
+            (y - rebuilt).square().mean().item(), rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", ["image", "series", "vector"])
@@ -273,9 +272,9 @@ def test_evidence_by_hand(kind):
     family.finish(batches(x))
     raw = torch.from_numpy(x)
     with torch.no_grad():
-        found = family.evidence(raw).terms
+        found = family.evidence(Batch(raw)).terms
         y = family.normaliser(raw)
-        back = family.generator(family.encode(raw)[0])
+        back = family.generator(family.encode(Batch(raw))[0])
         gap = family.discriminator.features(y) - family.discriminator.features(back)
     error = (y - back).square().flatten(1).mean(1)
     assert found["reconstruction_error"].numpy() == pytest.approx(error.numpy(), rel=1e-4)
@@ -298,8 +297,8 @@ def test_it_generates_what_looks_like_the_data(objective):
     family = small("vector", objective=objective, width=32)
     fit(family, samples, parted, FitOptions(steps=200, batch=32, device="cpu"))
     with torch.no_grad():
-        made = family.sample(500, seeded()).numpy()
-        again = family.sample(500, seeded()).numpy()
+        made = family.sample(Draw(500, seeded())).numpy()
+        again = family.sample(Draw(500, seeded())).numpy()
     assert made.shape == (500, 6)
     assert made.tobytes() == again.tobytes()
     assert made.mean(0) == pytest.approx(x.mean(0), abs=1.0)

@@ -5,17 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from conforming import batches
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture as Known
 
 from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 from vaegis.models.errors import Refusal
+from vaegis.models.families import Batch, Draw
 from vaegis.models.families.mixture import GaussianMixture
 from vaegis.models.spec import VectorSpec
-
-
-def batches(x, size=64):
-    return lambda: iter(torch.from_numpy(np.ascontiguousarray(x)).split(size))
 
 
 def fitted(spec, x, **arguments):
@@ -32,7 +30,7 @@ def normalised(family, x):
 
 
 def terms(family, x):
-    return {k: v.double().numpy() for k, v in family.evidence(torch.from_numpy(x)).terms.items()}
+    return {k: v.double().numpy() for k, v in family.evidence(Batch(torch.from_numpy(x))).terms.items()}
 
 
 def islands(n, seed=0, centres=((0, 0), (6, 0), (0, 7)), spread=(1.0, 0.6)):
@@ -55,7 +53,7 @@ def test_the_likelihood_is_that_of_scikit_learn(covariance, components):
         y = normalised(family, seen)
         assert terms(family, seen)["negative_log_likelihood"] == pytest.approx(-known.score_samples(y), rel=1e-5)
         if components > 1:
-            mean, log_variance = family.encode(torch.from_numpy(seen))
+            mean, log_variance = family.encode(Batch(torch.from_numpy(seen)))
             share = known.predict_proba(y)
             assert mean.numpy() == pytest.approx(share, abs=1e-5)
             assert log_variance.exp().numpy() == pytest.approx(np.maximum(share * (1 - share), 1e-6), abs=1e-5)
@@ -98,7 +96,7 @@ def test_bic_finds_the_true_number_of_components(true):
     assert family.components == true
     assert family.arguments()["components"] == true
     if true > 1:
-        found = family.encode(torch.from_numpy(x))[0].argmax(1).numpy()
+        found = family.encode(Batch(torch.from_numpy(x)))[0].argmax(1).numpy()
         for k in range(true):  # each island is one component's
             assert (found[whose == k] == np.bincount(found[whose == k]).argmax()).mean() > 0.99
 
@@ -111,7 +109,7 @@ def test_the_map_is_the_slope_of_the_density_in_its_own_units(arguments):
     nats, slope, shares = family._density(y)
     (expected,) = torch.autograd.grad(nats.sum(), y)
     assert torch.allclose(slope, expected, rtol=1e-8, atol=1e-8)
-    heat = family.evidence(torch.from_numpy(x[:20])).map
+    heat = family.evidence(Batch(torch.from_numpy(x[:20]))).map
     local = shares.float() @ family.precision
     assert torch.allclose(heat, (slope.float().square() / local / family.usual).detach(), rtol=1e-4)
 
@@ -128,7 +126,7 @@ def test_the_map_of_one_gaussian_is_what_a_value_has_beyond_the_others():
         told = np.linalg.solve(covariance[np.ix_(rest, rest)], covariance[rest, d])
         left = y[:, d] - mean[d] - (y[:, rest] - mean[rest]) @ told
         beyond.append(left**2 / (covariance[d, d] - covariance[rest, d] @ told))
-    heat = family.evidence(torch.from_numpy(x)).map.numpy() * family.usual.numpy()
+    heat = family.evidence(Batch(torch.from_numpy(x))).map.numpy() * family.usual.numpy()
     assert heat == pytest.approx(np.stack(beyond, axis=1), rel=1e-3, abs=1e-4)
     assert family.usual.numpy() == pytest.approx(1, abs=0.05)
 
@@ -147,8 +145,8 @@ def test_typicality_is_two_sided():
 def test_samples_follow_the_mixture(arguments):
     x, _ = islands(900)
     family = fitted(PLANE, x, components=3, **arguments)
-    drawn = family.sample(20000, torch.Generator().manual_seed(0)).numpy()
-    assert np.array_equal(drawn, family.sample(20000, torch.Generator().manual_seed(0)).numpy())
+    drawn = family.sample(Draw(20000, torch.Generator().manual_seed(0))).numpy()
+    assert np.array_equal(drawn, family.sample(Draw(20000, torch.Generator().manual_seed(0))).numpy())
     nearest = np.linalg.norm(drawn[:, None] - np.array([[0, 0], [6, 0], [0, 7]]), axis=2).argmin(1)
     for k, centre in enumerate([(0, 0), (6, 0), (0, 7)]):
         mine = drawn[nearest == k]
@@ -160,7 +158,7 @@ def test_samples_follow_the_mixture(arguments):
 def test_reduced_samples_lie_within_the_components():
     x = clean("image", 150)
     family = fitted(IMAGES, x, components=2, reduce=4)
-    y = normalised(family, family.sample(50, torch.Generator().manual_seed(0)).numpy())
+    y = normalised(family, family.sample(Draw(50, torch.Generator().manual_seed(0))).numpy())
     away = y - family.principal.mean.numpy()
     axes = family.principal.axes.numpy()
     assert away == pytest.approx(away @ axes @ axes.T, abs=1e-4)
@@ -178,12 +176,12 @@ def test_one_component_is_no_latent_space(kind):
     family = fitted(SPECS[kind], clean(kind, 120), components=1)
     assert family.latent_size == 0
     with pytest.raises(Refusal, match="one component, and so no latent space"):
-        family.encode(torch.from_numpy(clean(kind, 2)))
+        family.encode(Batch(torch.from_numpy(clean(kind, 2))))
 
 
 def test_it_has_no_decoder():
     with pytest.raises(Refusal, match="no decoder"):
-        fitted(VECTORS, clean("vector", 100), components=2).decode(torch.zeros(1, 2))
+        fitted(VECTORS, clean("vector", 100), components=2).decode(Batch(torch.zeros(1, 2)))
 
 
 def test_more_components_than_samples_are_refused():

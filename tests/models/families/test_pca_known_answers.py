@@ -5,19 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from conforming import batches
 from scipy.linalg import subspace_angles
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA as Known
 
 from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 from vaegis.models.errors import Refusal
+from vaegis.models.families import Batch, Draw
 from vaegis.models.families.parts.principal import WHOLE_MOST, Principal
-from vaegis.models.families.pca import PCA, eliminated
+from vaegis.models.families.pca import PCA, eliminate
 from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
-
-
-def batches(x, size=64):
-    return lambda: iter(torch.from_numpy(np.ascontiguousarray(x)).split(size))
 
 
 def fitted(spec, x, **arguments):
@@ -34,7 +32,7 @@ def normalised(family, x):
 
 
 def terms(family, x):
-    return {k: v.double().numpy() for k, v in family.evidence(torch.from_numpy(x)).terms.items()}
+    return {k: v.double().numpy() for k, v in family.evidence(Batch(torch.from_numpy(x))).terms.items()}
 
 
 @pytest.fixture(scope="module", params=SPECS)
@@ -55,7 +53,7 @@ def test_the_components_are_those_of_scikit_learn(case):
 def test_encode_gives_the_scores_shrunk_towards_the_prior(case):
     family, x, y, known = case
     with torch.no_grad():
-        mean, log_variance = family.encode(torch.from_numpy(x))
+        mean, log_variance = family.encode(Batch(torch.from_numpy(x)))
     variance, noise = family.principal.variance.numpy(), family.principal.noise.item()
     scores = mean.double().numpy() * variance / np.sqrt(variance - noise)
     expected = known.transform(y)
@@ -131,7 +129,7 @@ def test_the_map_is_what_each_value_has_beyond_what_the_others_say():
             out.append(y[:, d] - y[:, rest] @ np.linalg.solve(covariance[np.ix_(rest, rest)], covariance[rest, d]))
         return np.stack(out, axis=1)
 
-    heat = family.evidence(torch.from_numpy(seen)).map.double().numpy()
+    heat = family.evidence(Batch(torch.from_numpy(seen))).map.double().numpy()
     # Each column's is scaled by clean ones; the scale is drawn towards the mean over columns.
     factor = np.linalg.inv(covariance).diagonal() * noise
     own = ((beyond(x) * factor) ** 2).mean(0)
@@ -184,8 +182,8 @@ def test_many_values_are_taken_apart_without_their_covariance():
 def test_samples_vary_as_the_components_do():
     x = clean("vector", 300)
     family = fitted(VECTORS, x, latent=2)
-    drawn = family.sample(20000, torch.Generator().manual_seed(0))
-    assert torch.equal(drawn[:5], family.sample(20000, torch.Generator().manual_seed(0))[:5])
+    drawn = family.sample(Draw(20000, torch.Generator().manual_seed(0)))
+    assert torch.equal(drawn[:5], family.sample(Draw(20000, torch.Generator().manual_seed(0)))[:5])
     w = family.principal.loadings().numpy()
     y = normalised(family, drawn.numpy())
     assert np.cov(y, rowvar=False) == pytest.approx(w @ w.T, abs=0.05)
@@ -196,8 +194,8 @@ def test_large_images_are_averaged():
     x = np.random.default_rng(0).integers(0, 255, (60, 96, 80, 1)).astype(np.uint8)
     family = fitted(spec, x, resolution=32, latent=2)
     assert family.values == 32 * 27
-    assert family.decode(family.encode(torch.from_numpy(x[:2]))[0]).shape == (2, 96, 80, 1)
-    assert family.evidence(torch.from_numpy(x[:2])).map.shape == (2, 96, 80)
+    assert family.decode(Batch(family.encode(Batch(torch.from_numpy(x[:2])))[0])).shape == (2, 96, 80, 1)
+    assert family.evidence(Batch(torch.from_numpy(x[:2]))).map.shape == (2, 96, 80)
     assert "3x3 pixels are averaged" in family.notes()[0]
 
 
@@ -205,7 +203,7 @@ def test_elimination_solves_and_gives_the_determinant():
     rng = np.random.default_rng(0)
     root = torch.from_numpy(rng.normal(size=(5, 4, 4)))
     matrix, right = root @ root.mT + torch.eye(4, dtype=torch.float64), torch.from_numpy(rng.normal(size=(5, 4, 2)))
-    solved, logs = eliminated(matrix, right)
+    solved, logs = eliminate(matrix, right)
     assert torch.allclose(solved, torch.linalg.solve(matrix, right), rtol=1e-10)
     assert torch.allclose(logs, torch.linalg.slogdet(matrix)[1], rtol=1e-10)
 
@@ -227,7 +225,7 @@ def test_evidence_is_over_what_was_observed():
     y = normalised(family, x)
     w, noise, mean = family.principal.loadings().numpy(), family.principal.noise.item(), family.principal.mean.numpy()
     covariance = w @ w.T + noise * np.eye(6)
-    latents, log_variance = (v.detach().numpy() for v in family.encode(torch.from_numpy(x)))
+    latents, log_variance = (v.detach().numpy() for v in family.encode(Batch(torch.from_numpy(x))))
     for i in range(len(x)):
         seen = np.flatnonzero(~np.isnan(y[i]))
         law = multivariate_normal(mean[seen], covariance[np.ix_(seen, seen)])

@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 import torch
+from conforming import batches
 
 from toy_data import SPECS, clean
 from vaegis.models.errors import Refusal
-from vaegis.models.families import Progress, make
+from vaegis.models.families import Batch, Progress, make
 from vaegis.models.families.parts.adversarial import LOST_EPOCHS
 from vaegis.models.families.vae import VAE
 from vaegis.models.families.vae_gan import BLUR, VAEGAN
@@ -17,10 +18,6 @@ TABLE = {"vae": VAE, "vae_gan": VAEGAN}
 
 def at(share=1.0):
     return Progress(int(100 * share), 100, torch.Generator().manual_seed(0))
-
-
-def batches(x, size=32):
-    return lambda: iter(torch.from_numpy(x).split(size))
 
 
 def small(name, kind, missing="refuse", **arguments):
@@ -48,7 +45,7 @@ def varied(family):
 def test_without_its_weights_the_loss_is_the_vaes(kind):
     vae, both = twins(kind, adversarial=0, matching=0)
     x = torch.from_numpy(clean(kind, 32))
-    one, two = vae.loss(x, "vae", at()), both.loss(x, "vae", at())
+    one, two = vae.loss(Batch(x), "vae", at()), both.loss(Batch(x), "vae", at())
     assert two["total"].item() == one["total"].item()
     assert two["kl"].item() == one["kl"].item()
 
@@ -61,7 +58,7 @@ def test_evidence_is_the_vaes(kind):
     both.finish(batches(x))
     raw = torch.from_numpy(x)
     with torch.no_grad():
-        one, two = vae.evidence(raw), both.evidence(raw)
+        one, two = vae.evidence(Batch(raw)), both.evidence(Batch(raw))
     assert list(one.terms) == list(two.terms)
     assert all(torch.equal(one.terms[t], two.terms[t]) for t in one.terms)
     assert torch.equal(one.map, two.map)
@@ -70,8 +67,8 @@ def test_evidence_is_the_vaes(kind):
 def test_terms_are_weighed_as_told():
     _, both = twins("vector", adversarial=0.3, matching=0.7)
     x = torch.from_numpy(clean("vector", 32))
-    terms = both.loss(x, "vae", at())
-    plain = both.held(x, at())
+    terms = both.loss(Batch(x), "vae", at())
+    plain = both.validation_loss(Batch(x), at())
     expected = plain + 0.3 * terms["adversarial"] + 0.7 * terms["features"]
     assert terms["total"].item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -80,17 +77,17 @@ def test_features_are_those_of_sample_and_reconstruction():
     _, both = twins("image")
     x = torch.from_numpy(clean("image", 16))
     with torch.no_grad():
-        terms = both.loss(x, "vae", at())
-        _, y, _, z, _ = both._learned(x, at(), None)
+        terms = both.loss(Batch(x), "vae", at())
+        vae = both._pass(Batch(x), at())
         judge = both.discriminator.features
-        back = both.distribution.mean(both.decoder(z))
-        assert terms["features"].item() == pytest.approx((judge(y) - judge(back)).square().mean().item(), rel=1e-5)
+        back = both.distribution.mean(both.decoder(vae.z))
+        assert terms["features"].item() == pytest.approx((judge(vae.y) - judge(back)).square().mean().item(), rel=1e-5)
 
 
 def test_the_encoder_learns_nothing_from_fooling_the_discriminator():
     _, both = twins("vector")
     x = torch.from_numpy(clean("vector", 32))
-    terms = both.loss(x, "vae", at())
+    terms = both.loss(Batch(x), "vae", at())
     terms["adversarial"].backward(retain_graph=True)
     assert all(p.grad is None or not p.grad.any() for p in both.encoder.parameters())
     assert any(p.grad.any() for p in both.decoder.parameters())
@@ -113,12 +110,12 @@ def test_the_discriminator_is_shown_reconstructions_and_samples_alike():
             return y.sum(1) * 0
 
     both.discriminator = Watching()
-    terms = both.loss(x, "discriminator", at())
+    terms = both.loss(Batch(x), "discriminator", at())
     assert terms["total"].item() == pytest.approx(1.3862944, rel=1e-6)
     real, made = seen
     with torch.no_grad():
-        _, y, _, z, _ = both._learned(x, at(), None)
-        back = both.distribution.mean(both.decoder(z))
+        vae = both._pass(Batch(x), at())
+        y, back = vae.y, both.distribution.mean(both.decoder(vae.z))
     assert len(made) == 2 * len(real) == 64
     assert (real - y).std().item() == pytest.approx(BLUR, rel=0.2)
     assert (made[:32] - back).std().item() == pytest.approx(BLUR, rel=0.2)
@@ -131,8 +128,8 @@ def test_generated_samples_have_the_gaps_of_real_ones():
     x = torch.from_numpy(clean("vector", 32)).clone()
     x[:, 2] = torch.nan
     with torch.no_grad():
-        _, _, seen, z, _ = both._learned(x, at(), None)
-        made = both._made(z, seen, at(), None)
+        vae = both._pass(Batch(x), at())
+        made = both._fake(vae.z, vae.mask, None, at())
     # Only the noise that all the discriminator sees is left there.
     assert made[:, 2].abs().max().item() < 6 * BLUR
     assert made[:, 1].std().item() > 2 * BLUR
@@ -141,7 +138,7 @@ def test_generated_samples_have_the_gaps_of_real_ones():
 def test_what_stops_a_fit_is_the_vaes_loss():
     vae, both = twins("series")
     x = torch.from_numpy(clean("series", 32))
-    assert both.held(x, at()).item() == vae.held(x, at()).item()
+    assert both.validation_loss(Batch(x), at()).item() == vae.validation_loss(Batch(x), at()).item()
 
 
 def test_a_lost_game_ends_the_fit():
@@ -159,7 +156,7 @@ def test_a_critic_takes_three_turns():
     assert small("vae_gan", "vector", objective="wasserstein").turns("discriminator") == 3
     assert small("vae_gan", "vector", objective="wasserstein").turns("vae") == 1
     terms = small("vae_gan", "vector", objective="wasserstein").loss(
-        torch.from_numpy(clean("vector", 32)), "discriminator", at()
+        Batch(torch.from_numpy(clean("vector", 32))), "discriminator", at()
     )
     assert terms["total"].item() == pytest.approx((terms["adversarial"] + 10 * terms["penalty"]).item(), rel=1e-5)
 

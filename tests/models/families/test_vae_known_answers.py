@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conforming import batches
 from scipy.spatial.distance import mahalanobis
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
@@ -14,15 +15,11 @@ from torch import nn
 
 from toy_data import IMAGES, SERIES, SPECS, VECTORS, clean
 from vaegis.models.errors import Refusal
-from vaegis.models.families import Progress
+from vaegis.models.families import Batch, Draw, Progress
 from vaegis.models.families.parts.layers import from_channels, smooth, to_channels
 from vaegis.models.families.parts.relations import IMAGE_SHRINK, RELATED_MOST, TABLE_RIDGE
 from vaegis.models.families.vae import RIDGE, VAE
 from vaegis.models.spec import VectorSpec
-
-
-def batches(x):
-    return lambda: iter(torch.from_numpy(x).split(64))
 
 
 def started(spec, x, **arguments):
@@ -44,16 +41,16 @@ def case(request):
 @torch.no_grad()
 def test_kl(case):
     family, x = case
-    mean, log_variance = family.encode(x)
+    mean, log_variance = family.encode(Batch(x))
     posterior, prior = law.Normal(mean, (0.5 * log_variance).exp()), law.Normal(0.0, 1.0)
     expected = law.kl_divergence(posterior, prior).sum(1)
-    assert torch.allclose(family.evidence(x).terms["kl"], expected, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(family.evidence(Batch(x)).terms["kl"], expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
 def test_negative_elbo_is_the_mean_over_the_stored_noises(case):
     family, x = case
-    mean, log_variance = family.encode(x)
+    mean, log_variance = family.encode(Batch(x))
     y = (to_channels(x, family.spec) - family.centre) / family.scale
     spread = (family.distribution.log_variance.exp() + family.distribution.floor).sqrt()
     nats = 0.0
@@ -61,14 +58,14 @@ def test_negative_elbo_is_the_mean_over_the_stored_noises(case):
         z = mean + (0.5 * log_variance).exp() * noise
         nats = nats - law.Normal(family.decoder(z), spread).log_prob(y).flatten(1).sum(1) / len(family.noise)
     kl = law.kl_divergence(law.Normal(mean, (0.5 * log_variance).exp()), law.Normal(0.0, 1.0)).sum(1)
-    assert torch.allclose(family.evidence(x).terms["negative_elbo"], nats + kl, rtol=1e-4)
+    assert torch.allclose(family.evidence(Batch(x)).terms["negative_elbo"], nats + kl, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_reconstruction_error_and_map_are_of_the_posterior_mean(case):
     family, x = case
-    found = family.evidence(x)
-    rebuilt = family.decode(family.encode(x)[0])
+    found = family.evidence(Batch(x))
+    rebuilt = family.decode(Batch(family.encode(Batch(x))[0]))
     scale = from_channels(family.scale[None], family.spec)
     squared = ((x.float() - rebuilt) / scale).square()
     assert torch.allclose(found.terms["reconstruction_error"], squared.flatten(1).mean(1), rtol=1e-3)
@@ -82,10 +79,10 @@ def test_reconstruction_error_and_map_are_of_the_posterior_mean(case):
 @torch.no_grad()
 def test_latent_distance_is_mahalanobis(case):
     family, x = case
-    mean = family.encode(x)[0].double().numpy()
+    mean = family.encode(Batch(x))[0].double().numpy()
     inverse = np.linalg.inv(np.cov(mean, rowvar=False, bias=True) + RIDGE * np.eye(4))
     expected = [mahalanobis(m, mean.mean(0), inverse) for m in mean]
-    found = family.evidence(x).terms
+    found = family.evidence(Batch(x)).terms
     assert found["latent_distance"].numpy() == pytest.approx(expected, rel=1e-3)
     used = int((family.clusters.constants > -1e29).sum())
     known = GaussianMixture(used, reg_covar=RIDGE, random_state=0).fit(mean)
@@ -96,8 +93,8 @@ def test_latent_distance_is_mahalanobis(case):
 def test_tables_have_distances_of_values_and_of_residuals():
     x = torch.from_numpy(clean("vector", 150))
     family = started(VECTORS, x.numpy())
-    found = family.evidence(x).terms
-    rebuilt = family.decode(family.encode(x)[0])
+    found = family.evidence(Batch(x)).terms
+    rebuilt = family.decode(Batch(family.encode(Batch(x))[0]))
     y = ((x - family.centre) / family.scale).double().numpy()
     for term, values in (("input_distance", y), ("residual_distance", ((x - rebuilt) / family.scale).double().numpy())):
         inverse = np.linalg.inv(np.cov(values, rowvar=False, bias=True) + TABLE_RIDGE * np.eye(6))
@@ -109,8 +106,8 @@ def test_tables_have_distances_of_values_and_of_residuals():
 def test_series_have_distances_of_the_channels_at_each_step():
     x = torch.from_numpy(clean("series", 60))
     family = started(SERIES, x.numpy())
-    found = family.evidence(x).terms
-    rebuilt = family.decode(family.encode(x)[0])
+    found = family.evidence(Batch(x)).terms
+    rebuilt = family.decode(Batch(family.encode(Batch(x))[0]))
     scale = family.scale.view(1, 1, -1)
     y = (x - family.centre.view(1, 1, -1)) / scale
     for term, values in (("input_distance", y), ("residual_distance", (x - rebuilt) / scale)):
@@ -134,7 +131,7 @@ def test_images_have_distances_on_a_coarse_grid():
     spread = np.cov(flat, rowvar=False, bias=True)
     shrunk = (1 - IMAGE_SHRINK) * spread + IMAGE_SHRINK * np.diag(spread).mean() * np.eye(len(spread))
     expected = [mahalanobis(v, flat.mean(0), np.linalg.inv(shrunk)) for v in flat]
-    assert family.evidence(x).terms["input_distance"].numpy() == pytest.approx(expected, rel=5e-3)
+    assert family.evidence(Batch(x)).terms["input_distance"].numpy() == pytest.approx(expected, rel=5e-3)
 
 
 def test_what_a_score_fuses_depends_on_what_may_vary_or_be_missing():
@@ -160,7 +157,7 @@ def test_the_residual_is_that_of_clean_samples(case):
     """Nine tenths a place's own mean squared error, one tenth the whole sample's: so a clean map averages near 1."""
     family, x = case
     y = (to_channels(x, family.spec) - family.centre) / family.scale
-    own = (y - family.decoder(family.encode(x)[0])).square().mean(0)
+    own = (y - family.decoder(family.encode(Batch(x))[0])).square().mean(0)
     assert torch.allclose(family.residual, 0.9 * own + 0.1 * own.mean(), rtol=1e-3)
 
 
@@ -206,7 +203,7 @@ def linear_gaussian(mean=None, log_variance=None):
 def test_with_the_exact_posterior_the_bound_is_the_evidence():
     family, y, evidence, gap = linear_gaussian()
     assert gap == pytest.approx(0.0, abs=1e-9)
-    assert family.evidence(y).terms["negative_elbo"].item() == pytest.approx(-evidence, rel=1e-5)
+    assert family.evidence(Batch(y)).terms["negative_elbo"].item() == pytest.approx(-evidence, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +213,7 @@ def test_the_bound_misses_the_evidence_by_the_posterior_gap(mean, log_variance):
     # log p(y) - ELBO = KL(q || p(z|y)) >= 0.
     family, y, evidence, gap = linear_gaussian(mean, log_variance)
     assert gap > 0.1
-    found = family.evidence(y).terms["negative_elbo"].item()
+    found = family.evidence(Batch(y)).terms["negative_elbo"].item()
     assert found == pytest.approx(-evidence + gap, rel=1e-5)
 
 
@@ -224,7 +221,7 @@ def test_at_the_posterior_mean_it_would_be_no_bound():
     """Why the noises are there: log p(y | mean of q) - KL overstates the evidence."""
     family, y, evidence, _ = linear_gaussian()
     family.noise = torch.zeros(2, 2)
-    assert family.evidence(y).terms["negative_elbo"].item() < -evidence - 0.5
+    assert family.evidence(Batch(y)).terms["negative_elbo"].item() < -evidence - 0.5
 
 
 @pytest.mark.parametrize("noises", [2, 8, 64])
@@ -257,8 +254,10 @@ def test_the_first_look_is_per_channel():
 def test_grey_values_under_bernoulli_are_probabilities():
     family = started(IMAGES, clean("image", 60), likelihood="bernoulli")
     x = torch.from_numpy(clean("image", 8))
-    out = family.decoder(family.encode(x)[0])
-    assert torch.allclose(family.decode(family.encode(x)[0]), 255 * from_channels(out.sigmoid(), IMAGES), rtol=1e-5)
+    out = family.decoder(family.encode(Batch(x))[0])
+    assert torch.allclose(
+        family.decode(Batch(family.encode(Batch(x))[0])), 255 * from_channels(out.sigmoid(), IMAGES), rtol=1e-5
+    )
     assert family.centre.item() == 0.0
     assert family.scale.item() == 255.0
 
@@ -298,8 +297,8 @@ def at(share):
 def test_the_loss_weighs_kl_as_stated(arguments, share, weight):
     x = clean("vector", 32)
     family = started(VECTORS, x, **arguments)
-    found = family.loss(torch.from_numpy(x), "vae", at(share))
-    kl = family.evidence(torch.from_numpy(x)).terms["kl"].mean().item()
+    found = family.loss(Batch(torch.from_numpy(x)), "vae", at(share))
+    kl = family.evidence(Batch(torch.from_numpy(x))).terms["kl"].mean().item()
     assert found["kl"].item() == pytest.approx(kl, rel=1e-5)
     assert found["total"].item() == pytest.approx(found["reconstruction"].item() + weight * kl / 6, rel=1e-5)
 
@@ -308,10 +307,10 @@ def test_free_bits_charge_each_unit_at_least_so_much():
     x = clean("vector", 32)
     family = started(VECTORS, x, free_bits=0.4)
     with torch.no_grad():
-        mean, log_variance = family.encode(torch.from_numpy(x))
+        mean, log_variance = family.encode(Batch(torch.from_numpy(x)))
     unit = law.kl_divergence(law.Normal(mean, (0.5 * log_variance).exp()), law.Normal(0.0, 1.0)).mean(0)
     assert (unit < 0.4).any()
-    found = family.loss(torch.from_numpy(x), "vae", at(1.0))
+    found = family.loss(Batch(torch.from_numpy(x)), "vae", at(1.0))
     charged = (found["total"] - found["reconstruction"]).item() * 6
     assert charged == pytest.approx(unit.clamp_min(0.4).sum().item(), rel=1e-4)
 
@@ -319,10 +318,10 @@ def test_free_bits_charge_each_unit_at_least_so_much():
 def test_the_loss_draws_from_the_generator_alone():
     x = torch.from_numpy(clean("vector", 32))
     family = started(VECTORS, x.numpy())
-    one = family.loss(x, "vae", at(1.0))["total"]
+    one = family.loss(Batch(x), "vae", at(1.0))["total"]
     torch.manual_seed(99)
-    assert torch.equal(family.loss(x, "vae", at(1.0))["total"], one)
-    other = family.loss(x, "vae", Progress(100, 100, torch.Generator().manual_seed(1)))["total"]
+    assert torch.equal(family.loss(Batch(x), "vae", at(1.0))["total"], one)
+    other = family.loss(Batch(x), "vae", Progress(100, 100, torch.Generator().manual_seed(1)))["total"]
     assert not torch.equal(other, one)
 
 
@@ -331,10 +330,10 @@ def test_missing_values_are_left_out_of_every_sum():
     family = started(spec, clean("vector", 80))
     x = torch.from_numpy(clean("vector", 5, seed=4))
     x[:, [1, 4]] = torch.nan
-    found = family.evidence(x)
+    found = family.evidence(Batch(x))
     y = (x - family.centre) / family.scale
     with torch.no_grad():
-        squared = (y - family.decoder(family.encode(x)[0])).square()
+        squared = (y - family.decoder(family.encode(Batch(x))[0])).square()
     kept = [0, 2, 3, 5]
     assert torch.allclose(found.terms["reconstruction_error"], squared[:, kept].mean(1), rtol=1e-4)
     assert (found.map[:, [1, 4]] == 0).all()
@@ -344,10 +343,10 @@ def test_missing_values_are_left_out_of_every_sum():
 def test_samples_follow_their_generator_and_lie_in_raw_units():
     x = clean("vector", 200)
     family = started(VECTORS, x)
-    one = family.sample(50, torch.Generator().manual_seed(4))
-    assert torch.equal(one, family.sample(50, torch.Generator().manual_seed(4)))
+    one = family.sample(Draw(50, torch.Generator().manual_seed(4)))
+    assert torch.equal(one, family.sample(Draw(50, torch.Generator().manual_seed(4))))
     z = torch.randn(50, 4, generator=torch.Generator().manual_seed(4))
-    assert torch.equal(one, family.decode(z))
+    assert torch.equal(one, family.decode(Batch(z)))
 
 
 @pytest.mark.parametrize(

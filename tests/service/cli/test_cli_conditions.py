@@ -1,5 +1,6 @@
 """A conditional model from fit to verdicts."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 
 from toy_data import recipes
 from vaegis.models.blocks import parts_of
-from vaegis.models.families import Conditioned, conditioned
 from vaegis.models.spec import from_json, to_json
 from vaegis.training.fit import looks
 
@@ -112,7 +112,7 @@ def test_a_family_that_takes_none_is_refused_before_the_fit(monkeypatch, refused
     )  # fmt: skip
 
 
-def test_passes_tell_conditions_to_those_who_ask(conditional, tmp_path):
+def test_a_pass_brings_the_conditions_beside_the_samples(conditional, tmp_path):
     from vaegis.models import inputs as reading
     from vaegis.models.sources import SourceOptions, open_source
 
@@ -120,9 +120,11 @@ def test_passes_tell_conditions_to_those_who_ask(conditional, tmp_path):
     source = open_source(tmp_path / "t.npz", SourceOptions(condition="key:c"))
     samples = reading.load(source, conditional.bundle.spec, tmp_path / "spool")
     batches = looks(samples, parts_of(samples, np.arange(6)))
-    assert isinstance(batches, Conditioned)
-    ((x, told),) = conditioned(batches)
-    assert told.tolist() == [0, 1, 0, 1, 1, 0]
-    (alone,) = batches()
-    assert alone.equal(x)
-    assert [c for _, c in conditioned(lambda: iter([x]))] == [None]
+    for _ in range(2):
+        (batch,) = batches()
+        assert batch.condition.tolist() == [0, 1, 0, 1, 1, 0]
+        assert batch.x.numpy() == pytest.approx(samples.take(np.arange(6)))
+    plain_spec = dataclasses.replace(conditional.bundle.spec, conditions=())
+    plain = reading.load(open_source(tmp_path / "t.npz", SourceOptions()), plain_spec, tmp_path / "plain")
+    (batch,) = looks(plain, parts_of(plain, np.arange(6)))()
+    assert batch.condition is None
