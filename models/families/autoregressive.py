@@ -32,7 +32,7 @@ from vaegis.models.families.family import Batch, Batches, Draw, Evidence, Family
 from vaegis.models.families.parts.defaults import sizes_in_range
 from vaegis.models.families.parts.layers import from_channels, smooth
 from vaegis.models.families.parts.logistics import Logistics
-from vaegis.models.families.parts.masked import Made, PixelCNN, Recurrent, RowLSTM, WaveNet
+from vaegis.models.families.parts.masked import MADE, PixelCNN, Recurrent, RowLSTM, WaveNet
 from vaegis.models.families.parts.normaliser import Normaliser
 from vaegis.models.families.parts.typicality import LIKELIHOOD_MEANING, Standing, Typicality, fused_likelihood
 from vaegis.models.spec import ImageSpec, InputSpec
@@ -43,7 +43,7 @@ Network = Callable[[tuple[int, ...], int, int, int], nn.Module]  # shape, output
 NETWORKS: dict[str, dict[str, tuple[Network, int, int]]] = {
     "image": {"pixelcnn": (PixelCNN, 16, 6), "rowlstm": (RowLSTM, 24, 1)},
     "series": {"wavenet": (WaveNet, 32, 6), "lstm": (Recurrent, 64, 1)},
-    "vector": {"made": (Made, 128, 2)},
+    "vector": {"made": (MADE, 128, 2)},
 }
 MEANING = {
     **LIKELIHOOD_MEANING,

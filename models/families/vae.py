@@ -56,7 +56,7 @@ from vaegis.models.families.parts.layers import (
     smooth,
     to_channels,
 )
-from vaegis.models.families.parts.likelihoods import LocationScale, Table, likelihood_for
+from vaegis.models.families.parts.likelihoods import ColumnLikelihoods, LocationScale, likelihood_for
 from vaegis.models.families.parts.normaliser import averaging_notes, moments, usable
 from vaegis.models.families.parts.relations import RESIDUAL_MEANING, Relations, relatable, related, related_values
 from vaegis.models.families.parts.residuals import MeanSquares
@@ -160,7 +160,7 @@ class VAE(Family):
         self.beta, self.warmup, self.free_bits = beta, warmup, free_bits
         self.likelihood, self.variance, self.sigma, self.noises = likelihood, variance, sigma, noises
         self.distribution = likelihood_for(self.inner, shape, likelihood, variance, sigma)
-        total = self.distribution.total if isinstance(self.distribution, Table) else 0
+        total = self.distribution.total if isinstance(self.distribution, ColumnLikelihoods) else 0
         conditions = len(spec.conditions)
         extra = (shape[0] if spec.missing == "allow" else 0) + conditions
         self.encoder = encoder_for(self.inner, 2 * self.latent, self.width, extra)

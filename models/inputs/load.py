@@ -18,7 +18,7 @@ from vaegis.models.errors import Refusal
 from vaegis.models.inputs.conditions import fitted_numbers, of_source
 from vaegis.models.inputs.images import Mask, fitted_roi
 from vaegis.models.inputs.rows import Rows, RowSpec, Values, Wanted, key_groups, sentence, unusable, wanted_by
-from vaegis.models.inputs.spool import Coder, Codes, Ints, Spooled, append, digest_head, mapped
+from vaegis.models.inputs.spool import Codes, Ints, Spooled, WordCoder, append, digest_head, mapped
 from vaegis.models.inputs.stream import holds_windows, pixel_chunks, row_items, taken_files, taken_pixels
 from vaegis.models.inputs.windows import window_starts
 from vaegis.models.pixels import Pixels
@@ -61,7 +61,7 @@ def _load_images(
 ) -> Spooled:
     mask = fitted_roi(spec, roi)
     first, last = source.span
-    digest, items = hashlib.sha256(digest_head(spec)), Coder()
+    digest, items = hashlib.sha256(digest_head(spec)), WordCoder()
     counts, kept = array("q"), array("q")  # parts and number of each readable sample
     skipped: list[tuple[str, str]] = []
     with path.open("wb") as file:
@@ -119,7 +119,7 @@ def _image_groups(
 ) -> Sequence[str] | None:
     if how is None:
         return None
-    coder = Coder()
+    coder = WordCoder()
     if isinstance(source, ArraySource):
         words = key_groups(source, how, option, strict=True)
         assert words is not None
@@ -205,7 +205,7 @@ class _RowSpool:
         self.windows = windows  # values come as windows (n, T, C)
         self.wanted = wanted
         self.digest = hashlib.sha256(digest_head(spec))
-        self.items, self.together, self.calibrate = Coder(), Coder(), Coder()
+        self.items, self.together, self.calibrate = WordCoder(), WordCoder(), WordCoder()
         self.first: list[Ints] = []  # per item: first row in the file of each sample
         self.row: list[Ints] = []  # per item: the same within the item
         self.index: list[
@@ -279,7 +279,7 @@ class _RowSpool:
             return np.where(np.isnan(chunk.values), np.float32(np.nan), chunk.values)
         return chunk.values
 
-    def _codes(self, coder: Coder, chunk: Rows, words: Sequence[str | None] | None, option: str) -> Codes:
+    def _codes(self, coder: WordCoder, chunk: Rows, words: Sequence[str | None] | None, option: str) -> Codes:
         assert words is not None
         for i, word in enumerate(words):
             if word is None:

@@ -30,7 +30,7 @@ from vaegis.models.inputs.rows import (
     to_float32,
 )
 from vaegis.models.inputs.stream import row_blocks
-from vaegis.models.inputs.timestamps import Order, as_given
+from vaegis.models.inputs.timestamps import AscendingTimestamps, as_given
 from vaegis.models.inputs.unpacked_size import check_arrow
 from vaegis.models.inputs.uploads import ALL, check_bytes, check_count, join
 from vaegis.models.pixels import Unreadable, conform
@@ -190,7 +190,7 @@ def from_arrow(spec: InputSpec, body: bytes, *, limits: Limits = LIMITS) -> Bloc
     if isinstance(spec, SeriesSpec) and spec.timestamp in given:
         column = whole.column(given.index(spec.timestamp))
         stamps = as_given(column)
-        Order("the table").check(column, stamps, 0)
+        AscendingTimestamps("the table").check(column, stamps, 0)
     return _rows(spec, batch_values(whole, names), None, stamps, None, limits)
 
 
@@ -360,7 +360,7 @@ def _runs(items: Sequence[str] | None, n: int) -> list[tuple[int, int]]:
 def _check_order(item: str | None, stamps: Sequence[Any]) -> None:
     if len({isinstance(v, str) for v in stamps}) > 1:
         raise Malformed('"timestamps" mixes text and numbers; send one of them.')
-    Order(item or "the series").check(pa.array(stamps), stamps, 0)
+    AscendingTimestamps(item or "the series").check(pa.array(stamps), stamps, 0)
 
 
 def _check_items(items: Sequence[str] | None, n: int) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vaegis.models.blocks import Block
 from vaegis.models.errors import Refusal
-from vaegis.models.inputs.timestamps import Order, Unordered, as_given
+from vaegis.models.inputs.timestamps import AscendingTimestamps, Unordered, as_given
 from vaegis.models.sources import ArraySource
 from vaegis.models.sources.options import SourceOptions, listed
 from vaegis.models.sources.tables import Table, numeric, roles, timestamp_column
@@ -197,7 +197,7 @@ def _table_rows(table: Table, options: SourceOptions, wanted: Wanted) -> Iterato
         table.column(wanted.group_by, "--group-by")
     words = [name for name in (calibrate, wanted.group_by) if name is not None]
     first, last = options.rows or (None, None)
-    order = Order(table.name)
+    order = AscendingTimestamps(table.name)
     at = 0
     batches = table.batches(columns, stamp, words)
     while last is None or at < last:

@@ -38,7 +38,7 @@ class Coded(Sequence[str]):
         return Coded(self.words, self.codes[i]) if isinstance(i, slice) else self.words[int(self.codes[i])]
 
 
-class Coder:
+class WordCoder:
     """Collects strings into a `Coded`."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ class Unordered(Refusal):
     """Timestamps that do not ascend; the whole call is refused, whichever item has them."""
 
 
-class Order:
+class AscendingTimestamps:
     """Watches that the timestamps of one item ascend, from batch to batch."""
 
     def __init__(self, item: str) -> None:

@@ -28,7 +28,8 @@ class Mean(Level):
         self.meaning = {"twice": "twice the mean"}
         self.sample, self.term, self.to = sample, term, to
 
-    def scored(self, x, condition=None):
+    def score(self, batch):
+        x = batch.x
         mean = x.mean(1)
         terms = {"score": mean, "twice": 2 * mean}
         if self.sample is not None:
@@ -93,9 +94,9 @@ def test_a_graph_that_looks_at_its_neighbours_is_refused():
     graph = onnx_bytes(nodes, outputs, constants, SPEC)
 
     class Same(Mean):
-        def scored(self, x, condition=None):
-            own = x.mean(1)
-            return own + 0.01 * (own - own.mean()), Evidence({"twice": 2 * own}, x)
+        def score(self, batch):
+            own = batch.x.mean(1)
+            return own + 0.01 * (own - own.mean()), Evidence({"twice": 2 * own}, batch.x)
 
     with pytest.raises(Refusal, match="the graph gives score .* where a batch of one gives"):
         proved(Same(SPEC), graph)

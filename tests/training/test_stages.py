@@ -10,6 +10,7 @@ from toy_data import SMALL, VECTORS, recipes, vectors
 from vaegis.models.calibration import decide
 from vaegis.models.derived.calibrating import evidence_of
 from vaegis.models.errors import Refusal
+from vaegis.models.families import Batch
 from vaegis.models.inputs import InMemory, InputOptions
 from vaegis.models.runtime.graph import Graph
 from vaegis.models.sources import SourceOptions, open_arrays
@@ -88,7 +89,7 @@ def test_an_export_scores_as_the_family_does(stages):
     assert export.notes == () and export.gate.samples == len(partition.split.calibrate)
     x = X[:50]
     with torch.no_grad():
-        expected, _ = result.family.scored(torch.from_numpy(x))
+        expected, _ = result.family.score(Batch(torch.from_numpy(x)))
     score = Graph(export.graphs["score.onnx"], VECTORS_BY_NUMBER, "cpu").run(x)["score"]
     assert score == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-4)
 

@@ -75,7 +75,7 @@ class Level(nn.Module):
         """`real` (1, C, *size): 1, or 0 where there is padding."""
         super().__init__()
         real = squeeze(real)
-        self.steps = nn.ModuleList(Step(real, width) for _ in range(steps))
+        self.steps = nn.ModuleList(FlowStep(real, width) for _ in range(steps))
         self.below = Level(real.chunk(2, dim=1)[0], depth - 1, steps, width) if depth > 1 else None
 
     def forward(self, x: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ class Level(nn.Module):
         return unsqueeze(z)
 
 
-class Step(nn.Module):
+class FlowStep(nn.Module):
     """Activation norm, mixing and coupling."""
 
     def __init__(self, real: Tensor, width: int) -> None:

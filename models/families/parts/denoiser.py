@@ -38,7 +38,7 @@ class Time(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions and a bypass; the time comes in between them."""
 
     def __init__(self, inputs: int, outputs: int, time: int, flat: int) -> None:
@@ -69,10 +69,10 @@ class UNet(nn.Module):
         wide = [width * min(2**level, WIDEST) for level in range(depth)]
         self.time = Time(2 * width)
         self.stem = conv(inputs, wide[0], 4, 2, 1)
-        self.down = nn.ModuleList(Block(w, w, 2 * width, flat) for w in wide)
+        self.down = nn.ModuleList(ResidualBlock(w, w, 2 * width, flat) for w in wide)
         self.shrink = nn.ModuleList(conv(a, b, 4, 2, 1) for a, b in zip(wide[:-1], wide[1:], strict=True))
         self.grow = nn.ModuleList(back(b, a, 4, 2, 1) for a, b in zip(wide[:-1], wide[1:], strict=True))
-        self.up = nn.ModuleList(Block(2 * w, w, 2 * width, flat) for w in wide[:-1])
+        self.up = nn.ModuleList(ResidualBlock(2 * w, w, 2 * width, flat) for w in wide[:-1])
         self.head = back(wide[0], outputs, 4, 2, 1)
 
     def forward(self, x: Tensor, share: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ class LocationScale(Likelihood):
         self.floor.copy_(rounding.clamp(1e-6, 1e-2))
 
 
-class Table(Likelihood):
+class ColumnLikelihoods(Likelihood):
     """A likelihood of its own for each column of a table."""
 
     centre: Tensor  # (D,) of the normalisation, to get from raw to normalised means
@@ -249,7 +249,7 @@ def likelihood_for(
         if kind.startswith("categorical"):
             _categories(kind)
     plain = len(spec.columns) - len(by_column)
-    return Table(spec.columns, by_column, _of_every_value(spec, (plain,), base, variance, sigma))
+    return ColumnLikelihoods(spec.columns, by_column, _of_every_value(spec, (plain,), base, variance, sigma))
 
 
 def _of_every_value(spec: InputSpec, shape: tuple[int, ...], base: str, variance: str, sigma: float) -> Likelihood:

@@ -9,7 +9,7 @@ All read normalised values, channels first, and give `outputs` numbers for each 
               al. 2016, arXiv:1601.06759)
     WaveNet   gated causal convolutions (van den Oord et al. 2016, arXiv:1609.03499)
     Recurrent an LSTM over time
-    Made      a masked dense network (Germain et al. 2015, arXiv:1502.03509)
+    MADE      a masked dense network (Germain et al. 2015, arXiv:1502.03509)
 
 Convolutions are causal by padding and shifting, which is the same as masking their weights and costs nothing for those
 that would be 0. Dilations 1, 2, 4, 1, 2, 4, ... widen what a place can see. A channel of ones beside the values tells
@@ -74,7 +74,7 @@ class RowLSTM(nn.Module):
         super().__init__()
         self.beside = Beside(shape, coordinates=True)
         self.left = nn.Conv2d(shape[0] + self.beside.count, width, (1, 3))
-        self.layers = nn.ModuleList(Rows(width) for _ in range(layers))
+        self.layers = nn.ModuleList(RowLayer(width) for _ in range(layers))
         self.last = _head(nn.Conv2d, width, outputs)
 
     def forward(self, y: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class RowLSTM(nn.Module):
         return out
 
 
-class Rows(nn.Module):
+class RowLayer(nn.Module):
     """One layer: gates from the row so far and from the states of the row above."""
 
     def __init__(self, width: int) -> None:
@@ -143,7 +143,7 @@ class Recurrent(nn.Module):
         return out
 
 
-class Made(nn.Module):
+class MADE(nn.Module):
     """(B, D) -> (B, outputs, D)."""
 
     def __init__(self, shape: tuple[int, ...], outputs: int, width: int, layers: int) -> None:

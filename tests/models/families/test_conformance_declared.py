@@ -38,7 +38,7 @@ def test_values_may_be_missing(name, kind, gappy):
     found = outputs(family, x)
     assert all(np.isfinite(v).all() for v in found.values())
     for player, module in family.players().items():
-        reaches_every_parameter(family, torch.from_numpy(x), player, module)
+        reaches_every_parameter(family, Batch(torch.from_numpy(x)), player, module)
     family.eval()
     seen = ~np.isnan(x)
     got = through(session(graphs["score.onnx"]), {"input": np.nan_to_num(x), "mask": seen.astype(np.float32)})

@@ -5,7 +5,7 @@ import torch
 from torch import distributions as law
 
 from vaegis.models.errors import Refusal
-from vaegis.models.families.parts.likelihoods import UNSEEN, Bernoulli, LocationScale, Table, likelihood_for
+from vaegis.models.families.parts.likelihoods import UNSEEN, Bernoulli, ColumnLikelihoods, LocationScale, likelihood_for
 from vaegis.models.spec import ImageSpec, VectorSpec
 
 SPEC = VectorSpec(("a", "b", "c", "d"))
@@ -55,7 +55,7 @@ def test_images_may_have_a_scale_per_value():
 
 def test_a_column_of_counts():
     table = likelihood_for(SPEC, (4,), {"": "gaussian", "b": "poisson"}, "fixed", 1.0)
-    assert isinstance(table, Table)
+    assert isinstance(table, ColumnLikelihoods)
     counts = torch.tensor([0.0, 1.0, 2.0, 7.0, 8.0, 9.0, 40.0, 1000.0])
     rate = torch.tensor([0.1, 1.0, 5.0, 6.0, 8.0, 20.0, 30.0, 1100.0])
     x = draw(8, 4)
