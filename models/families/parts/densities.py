@@ -100,12 +100,12 @@ class Mixture(nn.Module):
             with warnings.catch_warnings():
                 # A mixture that EM had not quite settled after its iterations is still judged by its BIC.
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                found = GaussianMixture(k, covariance_type=self.covariance, reg_covar=self.ridge, random_state=0)
-                found.fit(points)
-            criterion = found.bic(points)
+                mixture = GaussianMixture(k, covariance_type=self.covariance, reg_covar=self.ridge, random_state=0)
+                mixture.fit(points)
+            criterion = mixture.bic(points)
             waited += 1
             if criterion < lowest:
-                best, lowest, waited = found, criterion, 0
+                best, lowest, waited = mixture, criterion, 0
         assert best is not None
         used = len(best.weights_)
         factors = torch.from_numpy(best.precisions_cholesky_)

@@ -55,15 +55,15 @@ class Logistics(nn.Module):
             means = means + moved[:, :, None]
         u = (y[:, :, None] - means) / scales
         if not self.top:
-            found = -u - scales.log() - 2 * functional.softplus(-u)
+            logs = -u - scales.log() - 2 * functional.softplus(-u)
         else:
             half = (0.5 / scale)[None, :, None] / scales
             # Averages of pixels that are all at the end are within rounding of it.
             lowest, highest = (raw < 0.25)[:, :, None], (raw > self.top - 0.25)[:, :, None]
             above = torch.where(highest, 0.0, functional.softplus(-u - half))
             below = torch.where(lowest, 0.0, functional.softplus(u - half))
-            found = torch.where(lowest | highest, 0.0, _log_1m_exp(2 * half)) - above - below
-        return torch.logsumexp(weights + found, dim=2)
+            logs = torch.where(lowest | highest, 0.0, _log_1m_exp(2 * half)) - above - below
+        return torch.logsumexp(weights + logs, dim=2)
 
     def draw(self, numbers: Tensor, uniform: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
         """Normalised values (B, C) of one place from its numbers (B, outputs) and uniform (B, C, 2) in (0, 1)."""

@@ -62,9 +62,9 @@ class Gated(nn.Module):
 
     def forward(self, above: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
         d = self.dilation
-        seen = self.vertical(functional.pad(above, (d, d, d, 0)))
-        both = self.horizontal(functional.pad(left, (d, 0))) + self.link(seen)
-        return _gate(seen), left + self.out(_gate(both))
+        vertical = self.vertical(functional.pad(above, (d, d, d, 0)))
+        both = self.horizontal(functional.pad(left, (d, 0))) + self.link(vertical)
+        return _gate(vertical), left + self.out(_gate(both))
 
 
 class RowLSTM(nn.Module):
@@ -95,10 +95,10 @@ class RowLayer(nn.Module):
         self.states = nn.Conv1d(width, 4 * width, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        given = self.inputs(functional.pad(x, (2, 0)))
+        inputs = self.inputs(functional.pad(x, (2, 0)))
         state = memory = torch.zeros_like(x[:, :, 0])
         rows = []
-        for row in given.unbind(2):
+        for row in inputs.unbind(2):
             gates, new = (row + self.states(state)).split([3 * self.width, self.width], dim=1)
             forget, take, show = gates.sigmoid().chunk(3, dim=1)
             memory = forget * memory + take * new.tanh()
@@ -123,8 +123,8 @@ class WaveNet(nn.Module):
         x = self.first(functional.pad(self.beside(y), (2, 0))[:, :, :-1])
         for dilation, filters, out in zip(self.dilations, self.filters, self.outs, strict=True):
             x = x + out(_gate(filters(functional.pad(x, (dilation, 0)))))
-        found: Tensor = self.last(x)
-        return found
+        numbers: Tensor = self.last(x)
+        return numbers
 
 
 class Recurrent(nn.Module):
@@ -171,11 +171,11 @@ class Beside(nn.Module):
     def __init__(self, shape: tuple[int, ...], coordinates: bool) -> None:
         super().__init__()
         size = shape[1:]
-        found = [torch.ones(size)]
+        channels = [torch.ones(size)]
         if coordinates:
-            found += torch.meshgrid(*(torch.linspace(-1, 1, side) for side in size), indexing="ij")
-        self.count = len(found)
-        self.register_buffer("constants", torch.stack(found)[None], persistent=False)
+            channels += torch.meshgrid(*(torch.linspace(-1, 1, side) for side in size), indexing="ij")
+        self.count = len(channels)
+        self.register_buffer("constants", torch.stack(channels)[None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.constants.to(x).expand(x.shape[0], *self.constants.shape[1:])], dim=1)

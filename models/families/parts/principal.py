@@ -108,18 +108,18 @@ class Principal(nn.Module):
             square, count = torch.zeros(self.size, dtype=torch.float64), torch.zeros(self.size, dtype=torch.float64)
             for batch in vectors():
                 y = batch[::stride].double()
-                seen = (~y.isnan()).double()
+                mask = (~y.isnan()).double()
                 y = torch.where(y.isnan(), 0.0, y)
-                inverse = torch.linalg.inv((seen[:, None] * w.T) @ w + noise * unit)
-                z = torch.einsum("bqr,bd,dr->bq", inverse, (y - mean) * seen, w)
+                inverse = torch.linalg.inv((mask[:, None] * w.T) @ w + noise * unit)
+                z = torch.einsum("bqr,bd,dr->bq", inverse, (y - mean) * mask, w)
                 ones = torch.ones(len(y), 1, dtype=torch.float64)
                 extended = torch.cat([z, ones], dim=1)
                 moment = extended[:, :, None] * extended[:, None]
                 moment[:, :q, :q] += noise * inverse
-                left += torch.einsum("bd,bqr->dqr", seen, moment)
+                left += torch.einsum("bd,bqr->dqr", mask, moment)
                 right += torch.einsum("bd,bq->dq", y, extended)
                 square += y.square().sum(0)
-                count += seen.sum(0)
+                count += mask.sum(0)
             # A value that was never observed keeps a mean and has no loadings.
             solved = torch.linalg.solve(left + 1e-9 * torch.eye(q + 1, dtype=torch.float64), right)
             w, mean = solved[:, :q], solved[:, q]
@@ -157,19 +157,19 @@ def _moments(vectors: Vectors, size: int) -> tuple[int, Tensor, Tensor | None, f
     pairs = torch.zeros_like(square)
     for batch in vectors():
         values = batch.double()
-        here = ~values.isnan()
-        gaps = gaps or not bool(here.all())
+        present = ~values.isnan()
+        gaps = gaps or not bool(present.all())
         if not count:
             # Sums of squares about a first guess at the mean lose no digits to it.
             shift = values.nanmean(0).nan_to_num()
-        seen = here.double()
-        values = torch.where(here, values - shift, 0.0)
+        mask = present.double()
+        values = torch.where(present, values - shift, 0.0)
         count += len(values)
-        known += seen.sum(0)
+        known += mask.sum(0)
         first += values.sum(0)
         square += values.T @ values if whole else values.square().sum(0)
         if whole:
-            pairs += seen.T @ seen if gaps else len(values)
+            pairs += mask.T @ mask if gaps else len(values)
     mean = first / known.clamp_min(1)
     if not whole:
         return count, mean + shift, None, float(((square - known * mean.square()) / (known - 1).clamp_min(1)).sum())
@@ -200,17 +200,17 @@ def _leading(vectors: Vectors, mean: Tensor, wanted: int, count: int) -> tuple[T
 
 
 def _by_share(values: Tensor, total: float, share: float) -> int:
-    held = values.cumsum(0) >= share * total * (1 - 1e-12)
-    return int(held.to(torch.int8).argmax()) + 1 if bool(held.any()) else len(values)
+    enough = values.cumsum(0) >= share * total * (1 - 1e-12)
+    return int(enough.to(torch.int8).argmax()) + 1 if bool(enough.any()) else len(values)
 
 
 def _by_bic(values: Tensor, total: float, count: int, size: int, least: float) -> int:
     best, highest = 1, -math.inf
-    held = logs = 0.0
+    kept = logs = 0.0
     for q, value in enumerate(values.tolist(), start=1):
-        held += value
+        kept += value
         logs += math.log(max(value, least))
-        noise = max((total - held) / max(size - q, 1), least)
+        noise = max((total - kept) / max(size - q, 1), least)
         numbers = size + q * size - q * (q - 1) / 2 + 1
         fits = -0.5 * count * (logs + (size - q) * math.log(noise)) - 0.5 * numbers * math.log(max(count, 2))
         if fits > highest:
