@@ -1,14 +1,10 @@
 """Toy data of the three kinds, clean and not, and toy graphs: small enough that a fit takes seconds."""
 
-import hashlib
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vaegis.models.blocks import Samples
-from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec, VectorSpec
+from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 
 WINDOW = 16
 IMAGES = ImageSpec(height=16, width=16, channels=1)
@@ -100,43 +96,6 @@ def write_csv(path, table, stamps=True, columns=SERIES.columns):
         lines.append(",".join([*stamp, *(f"{v:.5f}" for v in row)]))
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-@dataclass(frozen=True)
-class InMemory(Samples):
-    """Clean samples as they are; a sample has `each` parts."""
-
-    spec: InputSpec
-    parts: np.ndarray
-    items: tuple = ()
-    row: np.ndarray | None = None
-    groups: tuple | None = None
-    calibration_groups: tuple | None = None
-    each: int = 1
-    digest: str = "ab" * 32
-    skipped: tuple = ()
-    conditions: np.ndarray | None = None
-
-    def __post_init__(self):
-        object.__setattr__(self, "items", self.items or ("toy",) * len(self))
-
-    def __len__(self):
-        return len(self.parts) // self.each
-
-    @property
-    def first(self):
-        return np.arange(len(self)) * self.each
-
-    @property
-    def count(self):
-        return np.full(len(self), self.each)
-
-    def take(self, parts):
-        return self.parts[parts].copy()
-
-    def content(self, i):
-        raw = self.parts[i * self.each : (i + 1) * self.each].tobytes()
-        return hashlib.blake2b(raw, digest_size=16).digest()
 
 
 def constant(name, value, kind=np.float32):

@@ -16,7 +16,7 @@ from vaegis.models.inputs.spool import Ints, digest_head
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InMemory:
     """`vaegis.models.blocks.Samples` as they are. Their digest is that of the same samples read from files.
 
@@ -68,7 +68,7 @@ class InMemory:
             raise Refusal(f"{len(parts)} parts are no whole number of samples of {self.each} parts; give them whole.")
         if isinstance(spec, ImageSpec):
             return
-        flat = parts.reshape(len(parts), -1)
+        flat = parts.reshape(len(parts), int(np.prod(spec.shape)))
         bad = unusable(flat, spec.missing).any(axis=1) | np.isnan(flat).all(axis=1)
         if bad.any():
             i = int(np.flatnonzero(bad)[0])

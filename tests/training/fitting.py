@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from toy_data import InMemory
+from vaegis.models.inputs import InMemory
 from vaegis.models.spec import VectorSpec
 from vaegis.training.request import FitOptions
 from vaegis.training.splits import Split

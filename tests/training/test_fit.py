@@ -8,10 +8,11 @@ from fitting import ONE, Stopped, levels, options, state
 from lightning_fabric import Fabric
 from toy_families import BlindToCleanSamples, Broken, Duel, Level, Slope, Statistic, Stuck
 
-from toy_data import SERIES, VECTORS, InMemory, vectors, windows
+from toy_data import SERIES, VECTORS, vectors, windows
 from vaegis.models.errors import Refusal
 from vaegis.models.families import Batch, Progress
 from vaegis.models.families.vae import VAE
+from vaegis.models.inputs import InMemory
 from vaegis.training.fit import EPOCH_LEAST, Order, fit, looks
 from vaegis.training.request import FitOptions
 from vaegis.training.splits import Split

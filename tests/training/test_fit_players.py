@@ -8,9 +8,9 @@ import torch
 from fitting import ONE, Stopped, levels, options, state
 from toy_families import Duel, Match, Slope
 
-from toy_data import InMemory
 from vaegis.models.errors import Refusal
 from vaegis.models.families import Batch, Progress
+from vaegis.models.inputs import InMemory
 from vaegis.training.fit import fit, generator
 from vaegis.training.splits import Split
 

@@ -6,9 +6,10 @@ import pytest
 from onnx import TensorProto, helper
 from scipy.linalg import sqrtm
 
-from toy_data import IMAGES, InMemory, constant
+from toy_data import IMAGES, constant
 from toy_latents import VECTOR, coder_graphs
 from vaegis.models.errors import Refusal
+from vaegis.models.inputs import InMemory
 from vaegis.training.generation import (
     Features,
     Nearest,

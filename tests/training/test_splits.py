@@ -3,11 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from toy_data import IMAGES, SERIES, VECTORS, WINDOW, InMemory, digits, pump, vectors, windows
+from toy_data import IMAGES, SERIES, VECTORS, WINDOW, digits, pump, vectors, windows
 from vaegis.models import inputs
 from vaegis.models.blocks import parts_of
 from vaegis.models.errors import Refusal
-from vaegis.models.inputs import InputOptions
+from vaegis.models.inputs import InMemory, InputOptions
 from vaegis.models.sources import SourceOptions, open_source
 from vaegis.models.spec import SeriesSpec
 from vaegis.training.splits import split
@@ -125,7 +125,7 @@ def series(n, stride=1, window=WINDOW, items=None):
     names = items or ("run.csv",)
     return InMemory(
         spec,
-        np.zeros((len(starts) * len(names), 1, 1), np.float32),
+        np.zeros((len(starts) * len(names), *spec.shape), np.float32),
         items=tuple(np.repeat(names, len(starts))),
         row=np.tile(starts, len(names)),
     )

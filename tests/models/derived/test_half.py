@@ -7,12 +7,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from toy_bundles import IMAGE, graph, toy_manifest
-from toy_data import InMemory
 from vaegis.models.blocks import plain
 from vaegis.models.bundle import write_bundle
 from vaegis.models.calibration import calibrate, decide, to_bytes
 from vaegis.models.derived.half import half_bundle, halve
 from vaegis.models.errors import Refusal
+from vaegis.models.inputs import InMemory
 from vaegis.models.scorer import Scorer
 from vaegis.models.spec import VectorSpec
 

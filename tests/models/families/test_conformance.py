@@ -16,10 +16,11 @@ from safetensors.torch import load, save
 from sklearn.metrics import roc_auc_score
 
 import vaegis
-from toy_data import SMALL, SPECS, InMemory, clean, defective
+from toy_data import SMALL, SPECS, clean, defective
 from vaegis.models.errors import Refusal
 from vaegis.models.families import FAMILIES, Batch, Draw, make
 from vaegis.models.families.family import keywords
+from vaegis.models.inputs import InMemory
 from vaegis.training.export import export, gate
 from vaegis.training.fit import fit
 from vaegis.training.request import FitOptions

@@ -7,13 +7,14 @@ import pytest
 import torch
 from conforming import batches
 
-from toy_data import SPECS, InMemory, clean
+from toy_data import SPECS, clean
 from vaegis.models.errors import Refusal
 from vaegis.models.families import Batch, Draw, Progress, make
 from vaegis.models.families.diffusion import Diffusion
 from vaegis.models.families.parts.denoiser import Classifier
 from vaegis.models.families.parts.relations import TABLE_RIDGE
 from vaegis.models.families.parts.schedules import SCHEDULES, Schedule
+from vaegis.models.inputs import InMemory
 from vaegis.models.spec import ImageSpec, VectorSpec
 from vaegis.training.fit import fit
 from vaegis.training.request import FitOptions

@@ -8,7 +8,7 @@ import torch
 from conforming import batches
 from torch import nn
 
-from toy_data import SPECS, InMemory, clean, vectors
+from toy_data import SPECS, clean, vectors
 from vaegis.models.errors import Refusal
 from vaegis.models.families import Batch, Draw, Progress, make
 from vaegis.models.families.gan import GAN
@@ -20,6 +20,7 @@ from vaegis.models.families.parts.adversarial import (
     lost,
     untracked,
 )
+from vaegis.models.inputs import InMemory
 from vaegis.training.fit import fit
 from vaegis.training.request import FitOptions
 from vaegis.training.splits import Split

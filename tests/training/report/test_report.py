@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from toy_data import InMemory
 from vaegis.models.calibration import ALL, calibrate, decide
 from vaegis.models.families import FAMILIES, make
+from vaegis.models.inputs import InMemory
 from vaegis.models.manifest import Training
 from vaegis.models.spec import ImageSpec, SeriesSpec, VectorSpec
 from vaegis.training.export import export
