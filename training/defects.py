@@ -32,14 +32,16 @@ class Defect(NamedTuple):
     unless: str = ""  # the declared invariance under which it is no defect
 
 
-def made(kind: Kind, clean: NDArray[Any], seed: int, invariances: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+def make_defects(
+    kind: Kind, clean: NDArray[Any], seed: int, invariances: Sequence[str] = ()
+) -> dict[str, NDArray[Any]]:
     """Name of a defect -> as many anomalies as clean samples were given, (n, *shape), of their type and range.
 
     Args:
         clean: raw samples without missing values, two at least.
         invariances: what clean product was declared to vary in; what they allow is left out.
     """
-    found = {}
+    defects = {}
     for number, (name, defect) in enumerate(DEFECTS[kind].items()):
         if defect.unless in invariances:
             continue
@@ -48,16 +50,16 @@ def made(kind: Kind, clean: NDArray[Any], seed: int, invariances: Sequence[str] 
             values = np.clip(np.rint(values), 0, np.iinfo(clean.dtype).max)
         elif kind == "vector":
             _keep_codes(values, clean)
-        found[name] = values.astype(clean.dtype)
-    return found
+        defects[name] = values.astype(clean.dtype)
+    return defects
 
 
 def _keep_codes(values: Array, clean: NDArray[Any]) -> None:
     """Columns of counts or codes stay such, within the range of the clean ones."""
     for c in range(clean.shape[1]):
-        seen = np.unique(clean[:, c])
-        if len(seen) <= WHOLE_MOST and bool((seen == np.rint(seen)).all()):
-            values[:, c] = np.clip(np.rint(values[:, c]), seen[0], seen[-1])
+        levels = np.unique(clean[:, c])
+        if len(levels) <= WHOLE_MOST and bool((levels == np.rint(levels)).all()):
+            values[:, c] = np.clip(np.rint(values[:, c]), levels[0], levels[-1])
 
 
 def _others(n: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -83,20 +83,20 @@ def doubled(family: Family) -> Family | None:
 def export_score(family: Family) -> bytes:
     """The score graph of a fitted family."""
     score = ScoreGraph(family.eval())
-    seen, told = _beside(family)
-    return _graph(score, {"input": _example(family)}, score.names, seen | told)
+    mask, numbers = _beside(family)
+    return _graph(score, {"input": _example(family)}, score.names, mask | numbers)
 
 
 def export(family: Family) -> dict[str, bytes]:
     """The graphs of a fitted family, by file name."""
     graphs = {SCORE: export_score(family)}
     x = _example(family)
-    seen, told = _beside(family)
+    mask, numbers = _beside(family)
     if family.latent_size:
-        graphs[ENCODER] = _graph(EncoderGraph(family), {"input": x}, ["mean", "log_variance"], seen | told)
+        graphs[ENCODER] = _graph(EncoderGraph(family), {"input": x}, ["mean", "log_variance"], mask | numbers)
     if family.decodes:
         z = torch.zeros(3, family.latent_size)
-        graphs[DECODER] = _graph(DecoderGraph(family), {"latent": z}, ["reconstruction"], told)
+        graphs[DECODER] = _graph(DecoderGraph(family), {"latent": z}, ["reconstruction"], numbers)
     for name, plan in family.more_graphs().items():
         assert name in (SAMPLER, STEP), f"no bundle holds a graph {name}"
         graphs[name] = _graph(plan.module, plan.inputs, list(plan.outputs))
@@ -105,9 +105,9 @@ def export(family: Family) -> dict[str, bytes]:
 
 def _beside(family: Family) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Examples of what a graph takes beside its input: which values were observed, and conditions."""
-    seen = {"mask": torch.ones(3, *family.spec.shape)} if family.spec.missing == "allow" else {}
-    told = {"condition": torch.arange(3) % len(family.spec.conditions)} if family.spec.conditions else {}
-    return seen, told
+    mask = {"mask": torch.ones(3, *family.spec.shape)} if family.spec.missing == "allow" else {}
+    numbers = {"condition": torch.arange(3) % len(family.spec.conditions)} if family.spec.conditions else {}
+    return mask, numbers
 
 
 def _example(family: Family) -> Tensor:
@@ -215,25 +215,25 @@ def gate(
     terms = ["score", *family.meaning]
     masked = family.spec.missing == "allow"
 
-    def run(x: NDArray[np.generic], told: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    def run(x: NDArray[np.generic], numbers: NDArray[np.int64] | None) -> NDArray[np.float64]:
         feed = {"input": np.nan_to_num(x), "mask": (~np.isnan(x)).astype(np.float32)} if masked else {"input": x}
-        if told is not None:
-            feed["condition"] = told
+        if numbers is not None:
+            feed["condition"] = numbers
         return np.stack(session.run(terms, feed), axis=1).astype(np.float64)
 
     ours, full, single = [], [], []
     score = ScoreGraph(family.eval())
     for i in range(0, len(parts), GATE_BATCH):
         x = take(parts[i : i + GATE_BATCH])
-        told = conditions[i : i + GATE_BATCH] if conditions is not None else None
+        numbers = conditions[i : i + GATE_BATCH] if conditions is not None else None
         with torch.no_grad():
-            condition = torch.from_numpy(told) if told is not None else None
+            condition = torch.from_numpy(numbers) if numbers is not None else None
             outputs = score(torch.from_numpy(x), condition=condition)
         ours.append(torch.stack(outputs[:-1], dim=1).double().numpy())
-        full.append(run(x, told))
-        if not np.array_equal(full[-1], run(x, told), equal_nan=True):
+        full.append(run(x, numbers))
+        if not np.array_equal(full[-1], run(x, numbers), equal_nan=True):
             raise Refusal("The exported graph gave two answers to one batch; no bundle was written.")
-        single += [run(x[j : j + 1], told[j : j + 1] if told is not None else None) for j in range(len(x))]
+        single += [run(x[j : j + 1], numbers[j : j + 1] if numbers is not None else None) for j in range(len(x))]
     expected, got, alone = np.concatenate(ours), np.concatenate(full), np.concatenate(single)
     unsound = np.argwhere(~np.isfinite([expected, got, alone]).all(axis=0))
     if len(unsound):

@@ -142,28 +142,28 @@ def measure(
     n = int(np.clip(VALUES // int(np.prod(samples.spec.shape)), LEAST, MOST))
     if not coder.has(DECODER) and not coder.has(SAMPLER):
         n = min(n, BY_STEPS)
-    held = np.sort(np.concatenate([split.validate, split.calibrate]))
-    n = min(n, len(held), len(split.fit))
+    rest = np.sort(np.concatenate([split.validate, split.calibrate]))
+    n = min(n, len(rest), len(split.fit))
     if n < LEAST // 2:
         return None
-    real, other = (samples.first[rng.choice(side, n, replace=False)] for side in (held, split.fit))
+    real, other = (samples.first[rng.choice(side, n, replace=False)] for side in (rest, split.fit))
     fitted = samples.first[rng.choice(split.fit, min(len(split.fit), 4 * MOST), replace=False)]
-    x, told = samples.take(real), conditions_of(samples, real)
-    made = _generated(coder, told, n, seed)
+    x, conditions = samples.take(real), conditions_of(samples, real)
+    new = _generated(coder, conditions, n, seed)
     look = Network(network, samples.spec) if network is not None else Reference(samples, split, seed, steps)
-    seen = {
-        "real": look(x, told),
-        "made": look(made, told),
+    features = {
+        "real": look(x, conditions),
+        "new": look(new, conditions),
         "other": look(samples.take(other), conditions_of(samples, other)),
     }
     distances = Nearest(samples.take(fitted))
-    away, usual = distances(made), float(np.median(distances(x)))
-    generated, clean = figures(seen["real"], seen["made"]), figures(seen["real"], seen["other"])
+    away, usual = distances(new), float(np.median(distances(x)))
+    generated, clean = figures(features["real"], features["new"]), figures(features["real"], features["other"])
     copies = float((away < NEAR * usual).mean())
     rebuilt = None
-    if seen["real"].maps and coder.has(ENCODER) and coder.has(DECODER):
-        back = as_raw(coder.decode(coder.encode(x, told)[0], told), samples.spec)
-        rebuilt = float(perceptual(seen["real"].maps, look(back, told).maps).mean())
+    if features["real"].maps and coder.has(ENCODER) and coder.has(DECODER):
+        back = as_raw(coder.decode(coder.encode(x, conditions)[0], conditions), samples.spec)
+        rebuilt = float(perceptual(features["real"].maps, look(back, conditions).maps).mean())
     return Generation(
         samples=n,
         features=look.says,
@@ -176,15 +176,15 @@ def measure(
     )
 
 
-def _generated(coder: Coder, told: Ints | None, n: int, seed: int) -> NDArray[Any]:
+def _generated(coder: Coder, conditions: Ints | None, n: int, seed: int) -> NDArray[Any]:
     """n samples, under as many of each condition as the real ones have, in their order."""
-    if told is None:
+    if conditions is None:
         return as_raw(coder.generate(n, seed), coder.spec)
-    made = np.empty((n, *coder.spec.shape), coder.spec.dtype)
-    for condition in np.unique(told).tolist():
-        chosen = told == condition
-        made[chosen] = as_raw(coder.generate(int(chosen.sum()), seed + condition, condition), coder.spec)
-    return made
+    new = np.empty((n, *coder.spec.shape), coder.spec.dtype)
+    for condition in np.unique(conditions).tolist():
+        chosen = conditions == condition
+        new[chosen] = as_raw(coder.generate(int(chosen.sum()), seed + condition, condition), coder.spec)
+    return new
 
 
 def _alarms(generated: Figures, clean: Figures, copies: float) -> Iterator[Alarm]:
@@ -221,14 +221,14 @@ class Reference:
         vae = VAE(samples.spec, latent=min(16, int(np.prod(samples.spec.shape))))
         self._vae = fit(vae, samples, split, FitOptions(seed=seed, steps=steps, device="cpu")).family
 
-    def __call__(self, x: NDArray[Any], told: Ints | None) -> Features:
-        found = []
+    def __call__(self, x: NDArray[Any], conditions: Ints | None) -> Features:
+        means = []
         for i in range(0, len(x), 256):
-            condition = torch.from_numpy(told[i : i + 256]) if told is not None else None
+            condition = torch.from_numpy(conditions[i : i + 256]) if conditions is not None else None
             with torch.no_grad():
                 raw = torch.from_numpy(np.ascontiguousarray(x[i : i + 256]))
-                found.append(self._vae.encode(Batch(raw, condition))[0])
-        return Features(torch.cat(found).double().numpy())
+                means.append(self._vae.encode(Batch(raw, condition))[0])
+        return Features(torch.cat(means).double().numpy())
 
 
 class Network:
@@ -269,7 +269,7 @@ class Network:
         self._input = inputs[0].name
         self.says = f"the network {path.name}, output {self._features}"
 
-    def __call__(self, x: NDArray[Any], told: Ints | None) -> Features:
+    def __call__(self, x: NDArray[Any], conditions: Ints | None) -> Features:
         names = [self._features, *([self._classes] if self._classes else []), *self._maps]
         runs = []
         for i in range(0, len(x), 64):
@@ -334,10 +334,10 @@ def frechet(a: Floats, b: Floats) -> float:
     return max(0.0, float(gap + np.trace(one) + np.trace(two) - 2 * shared))
 
 
-def precision_recall(real: Floats, across: Floats, made: Floats, k: int = 3) -> tuple[float, float]:
+def precision_recall(real: Floats, across: Floats, new: Floats, k: int = 3) -> tuple[float, float]:
     """From distances among real samples (m, m), of real to generated ones (m, n), and among those (n, n)."""
     inside = across <= radius(real, k)[:, None]
-    covered = across <= radius(made, k)[None, :]
+    covered = across <= radius(new, k)[None, :]
     return float(inside.any(axis=0).mean()), float(covered.any(axis=1).mean())
 
 
@@ -377,7 +377,7 @@ def _unit(maps: NDArray[np.float32]) -> Floats:
 def distances(a: Floats, b: Floats) -> Floats:
     """(m, n) Euclidean distances; those of a set to itself have an exact zero diagonal."""
     squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * a @ b.T
-    found = np.sqrt(np.maximum(squared, 0))
+    lengths = np.sqrt(np.maximum(squared, 0))
     if a is b:
-        np.fill_diagonal(found, 0.0)
-    return np.asarray(found)
+        np.fill_diagonal(lengths, 0.0)
+    return np.asarray(lengths)

@@ -98,8 +98,8 @@ def _units(samples: Samples) -> list[bytes]:
         return key
 
     keys = [b"g" + g.encode() for g in samples.groups]
-    for key, one in zip(keys, content, strict=True):
-        parent[root(b"c" + one)] = root(key)
+    for key, copy in zip(keys, content, strict=True):
+        parent[root(b"c" + copy)] = root(key)
     return [root(k) for k in keys]
 
 
@@ -184,8 +184,8 @@ def _blocks(pattern: str, length: int, window: int) -> list[tuple[int, int, int]
             runs[-1] = (letter, runs[-1][1], high)
         else:
             runs.append((letter, low, high))
-    made = []
+    cuts = []
     for i, (letter, low, high) in enumerate(runs):
         gap = min(window, (high - low) // 4) if i + 1 < len(runs) else 0
-        made.append(("FVC".index(letter), low, high - gap))
-    return made
+        cuts.append(("FVC".index(letter), low, high - gap))
+    return cuts

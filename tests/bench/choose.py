@@ -34,7 +34,7 @@ from vaegis.models.bundle import SCORE
 from vaegis.models.families import FAMILIES, make
 from vaegis.models.families.fusion import Form, Fusion
 from vaegis.models.runtime.graph import Graph
-from vaegis.training.defects import made as anomalies
+from vaegis.training.defects import make_defects as anomalies
 from vaegis.training.pipeline import run
 
 SEED = 7

@@ -65,7 +65,7 @@ def _alarms(f: Figures) -> str:
 def page(name: str, spec: InputSpec, entries: Sequence[Entry], shown: Examples, tested: bool) -> bytes:
     """The whole page."""
     fitted = [e for e in entries if e.result is not None]
-    asked = "".join({f" {percent(e.figures.alpha)} was asked for." for e in fitted if e.figures is not None})
+    rates = "".join({f" {percent(e.figures.alpha)} was asked for." for e in fitted if e.figures is not None})
     rows = "".join(
         f"<tr><th>{escape(e.name)}</th>" + "".join(f"<td>{escape(c)}</td>" for c in cells(e)[1:]) + "</tr>"
         for e in fitted
@@ -83,7 +83,7 @@ def page(name: str, spec: InputSpec, entries: Sequence[Entry], shown: Examples, 
         f"<header><h1>{escape(name)}: families compared</h1><p>{escape(specs.describe(spec))}. All were fitted on the "
         "same clean samples, split alike, within the same number of steps.</p></header>",
         f"<section><h2>Figures</h2><div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        f"</div><p class=small>AUROC is of the score, with labels alone. {alarms}{asked} Bits are per dimension of "
+        f"</div><p class=small>AUROC is of the score, with labels alone. {alarms}{rates} Bits are per dimension of "
         "held-out clean samples, where the likelihood is exact: less is better. Repeats is the share of what makes "
         "clean samples differ that the reconstructions hold. Ms are milliseconds of one sample in batches of 64 on "
         f"this machine's CPU; MB are of all graphs.</p>{f'<ul class=warned>{left}</ul>' if left else ''}</section>",
@@ -165,12 +165,11 @@ def _images(some: Sequence[Shown], rows: Sequence[Sequence[bytes]], shown: Examp
 def _figures(pictures: Sequence[bytes], shown: Examples | None, some: Sequence[Shown]) -> str:
     cards = []
     for i, picture in enumerate(pictures):
-        said = (
+        caption = (
             f"{shown.names[i]}; score {number(some[i].score)}"
             if shown is not None
             else "scores " + ", ".join(number(s.score) for s in some)
         )
-        cards.append(
-            f"<figure>{charts.embedded(picture, said, sharp=False)}<figcaption>{escape(said)}</figcaption></figure>"
-        )
+        image = charts.embedded(picture, caption, sharp=False)
+        cards.append(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
     return f"<div class=charts>{''.join(cards)}</div>"

@@ -34,8 +34,8 @@ def canvas(height: float = HEIGHT, rows: int = 1, columns: int = 1) -> tuple[Fig
     """An empty figure with its axes, row by row."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white", layout="constrained")
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
-    for one in axes:
-        bare(one)
+    for panel in axes:
+        bare(panel)
     return figure, axes
 
 
@@ -169,17 +169,17 @@ def term_histograms(terms: Mapping[str, Values], thresholds: Mapping[str, float 
     count = len(terms)
     rows = (count + 1) // 2
     figure, axes = canvas(1.55 * rows + 0.1, rows, 2)
-    for one, (term, values) in zip(axes, terms.items(), strict=False):
+    for panel, (term, values) in zip(axes, terms.items(), strict=False):
         at = thresholds.get(term)
-        _bars(one, values["calibrate"], values.get("fit"), [at] if at is not None else [], bins=28)
+        _bars(panel, values["calibrate"], values.get("fit"), [at] if at is not None else [], bins=28)
         if at is not None:
-            one.axvline(at, color=RED, lw=1.2)
-        one.set_title(words(term), fontsize=8.5, color=INK, loc="left")
-        one.set_yticks([])
-        one.grid(False)
-        one.spines["left"].set_visible(False)
-    for one in axes[count:]:
-        one.set_visible(False)
+            panel.axvline(at, color=RED, lw=1.2)
+        panel.set_title(words(term), fontsize=8.5, color=INK, loc="left")
+        panel.set_yticks([])
+        panel.grid(False)
+        panel.spines["left"].set_visible(False)
+    for panel in axes[count:]:
+        panel.set_visible(False)
     return png(figure)
 
 

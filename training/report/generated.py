@@ -51,8 +51,8 @@ def section(generation: Generation | None) -> str:
 
 
 def _row(name: str, says: str, good: str, generated: Figures, clean: Figures) -> str:
-    one, other = getattr(generated, name), getattr(clean, name)
-    if one is None or other is None:
+    value, usual = getattr(generated, name), getattr(clean, name)
+    if value is None or usual is None:
         return ""
-    cells = (name, says, good, f"{one:.3g}", f"{other:.3g}")
+    cells = (name, says, good, f"{value:.3g}", f"{usual:.3g}")
     return "<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>"

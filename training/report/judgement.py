@@ -32,52 +32,53 @@ def number(value: float | None, digits: int = 4) -> str:
 
 def verdict(report: Report) -> list[str]:
     """What the model is, in a few sentences."""
-    one, many = NOUNS[report.input["kind"]]
+    singular, plural = NOUNS[report.input["kind"]]
     counts, decision = report.samples, report.decision
-    held = counts.calibrate
-    independent = "" if counts.independent == held else f", worth {counts.independent} that do not overlap"
-    said = [
-        f"{report.name} learned what clean product looks like from {counts.read} clean {many} "
+    calibrate = counts.calibrate
+    independent = "" if counts.independent == calibrate else f", worth {counts.independent} that do not overlap"
+    sentences = [
+        f"{report.name} learned what clean product looks like from {counts.read} clean {plural} "
         f"({report.input['description']}): {counts.fit} to fit the model, {counts.validate} to decide when to stop "
-        f"and how to combine the evidence, and {held} that it never saw, to calibrate{independent}."
+        f"and how to combine the evidence, and {calibrate} that it never saw, to calibrate{independent}."
     ]
-    alpha, article = decision.alpha, "an" if one[0] in "aeiou" else "a"
+    alpha, article = decision.alpha, "an" if singular[0] in "aeiou" else "a"
     if alpha is not None:
         assert decision.interval is not None
         low, high = decision.interval
-        said.append(
-            f"It calls {article} {one} anomalous when its {decision.decide_by} exceeds "
-            f"{number(decision.threshold)}. Of clean {many} like these, {percent(alpha)} are then expected to be "
+        sentences.append(
+            f"It calls {article} {singular} anomalous when its {decision.decide_by} exceeds "
+            f"{number(decision.threshold)}. Of clean {plural} like these, {percent(alpha)} are then expected to be "
             f"called so by mistake: about one in {round(1 / alpha)}."
         )
         if decision.extrapolated:
-            said.append(
-                f"That threshold is extrapolated: {counts.independent} independent clean {many} can measure a rate "
+            sentences.append(
+                f"That threshold is extrapolated: {counts.independent} independent clean {plural} can measure a rate "
                 f"of {percent(decision.lowest_measured_alpha)} and no lower."
             )
         else:
-            said.append(
-                f"As {counts.independent} independent {many} set it, this model's own long-run rate lies between "
+            sentences.append(
+                f"As {counts.independent} independent {plural} set it, this model's own long-run rate lies between "
                 f"{percent(low)} and {percent(high)} with 99 % confidence."
             )
     lowest, measured = decision.lowest_alpha, decision.lowest_measured_alpha
     beyond = f", extrapolated below {percent(measured)}" if lowest < measured else ""
-    said.append(f"The lowest false-alarm rate that can be asked for is {percent(lowest)}{beyond}.")
+    sentences.append(f"The lowest false-alarm rate that can be asked for is {percent(lowest)}{beyond}.")
     if decision.groups:
-        said.append(
-            f"{len(decision.groups)} groups are calibrated apart: a {one} that names its group is held against that "
-            "group's clean ones. What is said here is of all together."
+        sentences.append(
+            f"{len(decision.groups)} groups are calibrated apart: a {singular} that names its group is held against "
+            "that group's clean ones. What is said here is of all together."
         )
-    return said
+    return sentences
 
 
 def warnings(report: Report, falling: float) -> list[Caution]:
     """What a person should know before trusting the model, worst first."""
-    found = [*_latent(report), *_fit(report, falling), *_calibration(report), *_trials(report), *_generation(report)]
+    cautions = [*_latent(report), *_fit(report, falling), *_calibration(report), *_trials(report), *_generation(report)]
     if skipped := report.samples.skipped:
-        found.append(Caution("skipped", "note", f"{skipped} items of the source could not be read and were left out."))
+        text = f"{skipped} items of the source could not be read and were left out."
+        cautions.append(Caution("skipped", "note", text))
     order = ("alarm", "warning", "note")
-    return sorted(found, key=lambda caution: order.index(caution.level))
+    return sorted(cautions, key=lambda caution: order.index(caution.level))
 
 
 def _latent(report: Report) -> list[Caution]:
@@ -114,11 +115,11 @@ def _latent(report: Report) -> list[Caution]:
 
 
 def _fit(report: Report, falling: float) -> list[Caution]:
-    found = []
+    cautions = []
     stopped = report.training.stopped
     if falling > FALLING and stopped in ("steps", "time"):
         more = "--max-time" if stopped == "time" else "--steps"
-        found.append(
+        cautions.append(
             Caution(
                 "still_falling",
                 "warning",
@@ -130,7 +131,7 @@ def _fit(report: Report, falling: float) -> list[Caution]:
     if error and error.fit.samples and error.calibrate.samples:
         ratio = (error.calibrate.median or 0.0) / max(error.fit.median or 0.0, 1e-12)
         if ratio > MEMORISED:
-            found.append(
+            cautions.append(
                 Caution(
                     "memorised",
                     "warning",
@@ -139,14 +140,14 @@ def _fit(report: Report, falling: float) -> list[Caution]:
                     "help.",
                 )
             )
-    return found
+    return cautions
 
 
 def _calibration(report: Report) -> list[Caution]:
-    found = []
+    cautions = []
     tail, agree, counts = report.tail, report.agreement, report.samples
     if tail is not None and tail.shape > HEAVY:
-        found.append(
+        cautions.append(
             Caution(
                 "heavy_tail",
                 "warning",
@@ -155,7 +156,7 @@ def _calibration(report: Report) -> list[Caution]:
             )
         )
     if agree.p_value < DRIFT:
-        found.append(
+        cautions.append(
             Caution(
                 "drift",
                 "warning",
@@ -165,14 +166,14 @@ def _calibration(report: Report) -> list[Caution]:
             )
         )
     if counts.independent < FEW and not report.decision.extrapolated:  # the verdict says so already
-        found.append(
+        cautions.append(
             Caution(
                 "few",
                 "note",
                 f"{counts.independent} independent samples calibrate it; {FEW} are needed to measure a rate of 1 %.",
             )
         )
-    return found
+    return cautions
 
 
 def _generation(report: Report) -> list[Caution]:

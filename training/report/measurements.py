@@ -180,13 +180,14 @@ def _latents(facts: Facts, graph: Graph, coder: Coder, splits: dict[str, Scored]
         score = [scored.values["score"][at]] if plain else []
         for i in range(0, len(parts), STEP):
             raw = facts.samples.take(parts[i : i + STEP])
-            told = conditions_of(facts.samples, parts[i : i + STEP])
+            conditions = conditions_of(facts.samples, parts[i : i + STEP])
             for j in range(0, len(raw), 64):
-                mean, log_variance = coder.encode(raw[j : j + 64], told[j : j + 64] if told is not None else None)
+                some = conditions[j : j + 64] if conditions is not None else None
+                mean, log_variance = coder.encode(raw[j : j + 64], some)
                 means.append(mean.astype(np.float64))
                 logs.append(log_variance.astype(np.float64))
             if not plain:
-                score.append(graph.run(raw, conditions=told)["score"].astype(np.float64))
+                score.append(graph.run(raw, conditions=conditions)["score"].astype(np.float64))
         scores += score
         sides.append(np.full(len(parts), side, np.int8))
         numbers.append(samples)
@@ -204,20 +205,20 @@ def _explained(facts: Facts, coder: Coder) -> Explained | None:
     are calibrated all the same."""
     chosen = evenly(facts.split.calibrate, _afford(facts, EXPLAINED_MOST, VALUES_OTHERS))
     raw = facts.samples.take(facts.samples.first[chosen])
-    told = conditions_of(facts.samples, facts.samples.first[chosen])
-    found = []
+    conditions = conditions_of(facts.samples, facts.samples.first[chosen])
+    outputs = []
     for i in range(0, len(raw), 64):
-        some = told[i : i + 64] if told is not None else None
-        found.append(rebuild(coder, raw[i : i + 64], some))
-    rebuilt = [r for r in found if r is not None]
+        some = conditions[i : i + 64] if conditions is not None else None
+        outputs.append(rebuild(coder, raw[i : i + 64], some))
+    rebuilt = [r for r in outputs if r is not None]
     n = len(raw)
     if not rebuilt or n <= 2 * COMPONENTS:
         return None
     x, y = raw.astype(np.float64), np.concatenate(rebuilt).astype(np.float64)
-    seen = ~np.isnan(x)
-    centre = np.where(seen, x, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-    x = np.where(seen, x - centre, 0.0)
-    y = np.where(seen, y - centre, 0.0)
+    present = ~np.isnan(x)
+    centre = np.where(present, x, 0.0).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
+    x = np.where(present, x - centre, 0.0)
+    y = np.where(present, y - centre, 0.0)
     across = tuple(range(x.ndim - 1))
     variance = (x**2).mean(axis=across) * n / (n - 1)
     vary = variance > 1e-12 * max(float(variance.max()), 1e-300)
@@ -256,32 +257,32 @@ def _overlap(facts: Facts, a: int, b: int) -> bool:
 def _shown(
     facts: Facts, graph: Graph, coder: Coder | None, scored: Scored, positions: Sequence[int]
 ) -> tuple[Shown, ...]:
-    found = []
+    outputs = []
     for position in positions:
         sample = int(scored.chosen[position])
         parts = parts_of(facts.samples, np.array([sample]))
         raw = facts.samples.take(parts)
-        told = conditions_of(facts.samples, parts)
-        out = graph.run(raw, maps=True, conditions=told)
+        conditions = conditions_of(facts.samples, parts)
+        out = graph.run(raw, maps=True, conditions=conditions)
         tile = int(np.argmax(out["score"]))
-        one = raw[tile : tile + 1]
-        its = told[tile : tile + 1] if told is not None else None
-        rebuilt = rebuild(coder, one, its) if coder is not None else None
+        part = raw[tile : tile + 1]
+        condition = conditions[tile : tile + 1] if conditions is not None else None
+        rebuilt = rebuild(coder, part, condition) if coder is not None else None
         score = float(scored.values["score"][position])
         term, side = _worst_term(facts, {t: float(v[position]) for t, v in scored.values.items()})
-        found.append(
+        outputs.append(
             Shown(
                 sample=sample,
                 score=score,
                 p_value=_among_others(facts.calibration.groups[ALL].terms["score"].values, score),
                 worst_term=term,
                 worst_side=side,
-                raw=one[0],
+                raw=part[0],
                 rebuilt=rebuilt[0] if rebuilt is not None else None,
                 map=out["map"][tile],
             )
         )
-    return tuple(found)
+    return tuple(outputs)
 
 
 def _among_others(ascending: Floats, value: float) -> float:
@@ -294,7 +295,7 @@ def _worst_term(facts: Facts, values: dict[str, float]) -> tuple[str, Literal["h
     """The term furthest out among the calibration samples, and on which side. Of terms equally far out, the one
     furthest from the clean median in its own spread."""
     best: tuple[float, float] | None = None
-    found: tuple[str, Literal["high", "low"]] = ("score", "high")
+    outputs: tuple[str, Literal["high", "low"]] = ("score", "high")
     for term, value in values.items():
         if term == "score":
             continue
@@ -304,21 +305,21 @@ def _worst_term(facts: Facts, values: dict[str, float]) -> tuple[str, Literal["h
         above = _among_others(ascending, value)
         unusual = -min(above, below), abs(value - middle) / max(high - low, 1e-12)
         if best is None or unusual > best:
-            best, found = unusual, (term, "high" if above <= below else "low")
-    return found
+            best, outputs = unusual, (term, "high" if above <= below else "low")
+    return outputs
 
 
 def _decoded(
-    coder: Coder | None, latents: Latents | None, conditions: int
+    coder: Coder | None, latents: Latents | None, count: int
 ) -> tuple[NDArray[np.float32] | None, tuple[int, ...], NDArray[np.float32] | None]:
     """Walks along the two most active units from the clean mean, under the first condition, and draws from the prior,
     under each condition in turn."""
     if coder is None or latents is None:
         return None, (), None
-    told = np.arange(12) % conditions if conditions else None
+    conditions = np.arange(12) % count if count else None
     if not coder.has(DECODER):
         return None, (), None
-    generated = coder.decode(np.random.default_rng(0).standard_normal((12, latents.mean.shape[1])), told)
+    generated = coder.decode(np.random.default_rng(0).standard_normal((12, latents.mean.shape[1])), conditions)
     variance = latents.mean.var(axis=0)
     units = [int(u) for u in np.argsort(-variance, kind="stable")[:2] if active_units(latents.mean)[u]]
     if not units:
@@ -328,6 +329,6 @@ def _decoded(
     for unit in units:
         z = np.tile(latents.mean.mean(axis=0), (len(steps), 1))
         z[:, unit] += steps * float(np.sqrt(variance[unit]))
-        walked = coder.decode(z, np.zeros(len(z), np.int64) if conditions else None)
+        walked = coder.decode(z, np.zeros(len(z), np.int64) if count else None)
         rows.append(walked)
     return np.stack(rows), tuple(units), generated

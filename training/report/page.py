@@ -60,7 +60,7 @@ def _verdict(report: Report) -> str:
 
 
 def _strangest(facts: Facts, measurements: Measurements, report: Report) -> str:
-    one, many = NOUNS[facts.spec.kind]
+    singular, plural = NOUNS[facts.spec.kind]
     rows = []
     for i, s in enumerate(report.strangest):
         place = f"row {s.row}" if s.row is not None else f"{s.index}"
@@ -73,17 +73,18 @@ def _strangest(facts: Facts, measurements: Measurements, report: Report) -> str:
             charts.words(s.worst_term) + (" (low)" if s.worst_side == "low" else ""),
         )
         rows.append("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>")
-    held = measurements.splits["calibrate"]
-    part = "" if len(held.chosen) == held.of else f" (of {len(held.chosen)} of the {held.of}, evenly chosen)"
+    calibrate = measurements.splits["calibrate"]
+    shown, count = len(calibrate.chosen), calibrate.of
+    part = "" if shown == count else f" (of {shown} of the {count}, evenly chosen)"
     apart = "Of windows that overlap only the strangest is listed. " if isinstance(facts.spec, SeriesSpec) else ""
     return (
-        f"<section><h2>The strangest clean {many}</h2><p><b>Look at these.</b> They were given as clean, and no other "
-        f"calibration {one} is stranger{part}. A defect among the clean data teaches the model that it is normal, and "
-        "lifts the threshold above real defects: take defects out and fit again. Good product here only shows how far "
-        "clean product reaches.</p>"
+        f"<section><h2>The strangest clean {plural}</h2><p><b>Look at these.</b> They were given as clean, and no "
+        f"other calibration {singular} is stranger{part}. A defect among the clean data teaches the model that it is "
+        "normal, and lifts the threshold above real defects: take defects out and fit again. Good product here only "
+        "shows how far clean product reaches.</p>"
         "<div class=wide><table><thead><tr><th></th><th>item</th><th>index</th><th>score</th>"
         f"<th>p-value</th><th>least usual evidence</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        f"<p class=small>p-value: rank among the {held.of} calibration {many}. {apart}Evidence "
+        f"<p class=small>p-value: rank among the {count} calibration {plural}. {apart}Evidence "
         "marked low is unusually low, which the score does not charge. They are pictured next.</p></section>"
     )
 
@@ -145,7 +146,7 @@ def _images(facts: Facts, measurements: Measurements, shown: Sequence[Shown]) ->
         )
 
     def cards(some: Iterable[tuple[Shown, list[bytes]]], strange: bool) -> str:
-        made = []
+        pieces = []
         for i, (s, pictures) in enumerate(some):
             mark = f"<b>{i + 1}</b> " if strange else ""
             figures = "".join(
@@ -153,11 +154,11 @@ def _images(facts: Facts, measurements: Measurements, shown: Sequence[Shown]) ->
                 for h, p in zip(heads, pictures, strict=True)
             )
             name = escape(facts.samples.items[s.sample])
-            made.append(
+            pieces.append(
                 f"<figure class=card><div class=four>{figures}</div><figcaption>{mark}<span class=item>{name}</span> "
                 f"score {number(s.score)}</figcaption></figure>"
             )
-        return f"<div class=cards>{''.join(made)}</div>"
+        return f"<div class=cards>{''.join(pieces)}</div>"
 
     return (
         f"<p>{caption}</p>{legend}<h3>The {cut} strangest</h3>{cards(zip(shown[:cut], rows[:cut], strict=True), True)}"
@@ -176,19 +177,19 @@ def _series(facts: Facts, measurements: Measurements, shown: Sequence[Shown], sp
     follows = "A good reconstruction follows the course and not the noise. " if shown[0].rebuilt is not None else ""
 
     def cards(first: int, last: int) -> str:
-        made = []
+        pieces = []
         for i in range(first, last):
             s = shown[i]
             at = f", from row {row[s.sample]}" if row is not None else f", window {s.sample}"
             mark = f"<b>{i + 1}</b> " if i < cut else ""
-            made.append(
+            pieces.append(
                 _figure(
                     pictures[i],
                     f"{mark}{escape(facts.samples.items[s.sample])}{at}; score {number(s.score)}",
                     f"window {i + 1}",
                 )
             )
-        return f"<div class=charts>{''.join(made)}</div>"
+        return f"<div class=charts>{''.join(pieces)}</div>"
 
     return (
         "<p>Each channel has one scale in all pictures, given at the left. The strip under a channel is its map. "
@@ -239,14 +240,14 @@ def _scores(facts: Facts, measurements: Measurements, report: Report) -> str:
     by = decision.decide_by
     main = charts.histogram({s: v.values[by] for s, v in splits.items()}, charts.words(by), lines)
     terms = {t: {s: v.values[t] for s, v in splits.items()} for t in splits["calibrate"].values if t != "score"}
-    made = _figure(
+    pieces = _figure(
         main,
         "Scores of clean samples that the model never saw, and the thresholds for two false-alarm "
         "rates. Look for a second hump or lone bars at the right: another kind of product, or defects.",
         "score histogram",
     )
     if terms:
-        made += _figure(
+        pieces += _figure(
             charts.term_histograms(terms, {t: report.terms[t].threshold for t in terms}),
             "The evidence behind the score, each with the threshold it would have by itself. Fit far to "
             "the left of calibrate means learned by heart.",
@@ -258,14 +259,14 @@ def _scores(facts: Facts, measurements: Measurements, report: Report) -> str:
     agree = report.agreement
     share = min(1.0, facts.split.effective / max(len(facts.split.calibrate), 1))
     independent = share * agree.validate * agree.calibrate / max(agree.validate + agree.calibrate, 1)
-    made += _figure(
+    pieces += _figure(
         charts.uniformity(p, independent),
         "p-values of the validate samples, which should lie along the "
         "dashed line, within the band. Above it, clean samples look too strange; below it, too plain. Not "
         "a clean test: these samples also decided when to stop and how to combine the evidence.",
         "p-values of validate",
     )
-    return f"<section><h2>Scores and calibration</h2>{_charts(made)}</section>"
+    return f"<section><h2>Scores and calibration</h2>{_charts(pieces)}</section>"
 
 
 def _training(facts: Facts, report: Report) -> str:
@@ -290,14 +291,14 @@ def _training(facts: Facts, report: Report) -> str:
     if not facts.history:
         return f"<section><h2>Training</h2><p>This family learns in one look, without steps.</p>{table}</section>"
     picture = charts.loss_curves(facts.history, t.best_step, t.stopped or "")
-    made = _figure(
+    pieces = _figure(
         picture,
         "Loss by optimiser step. Both curves should fall and then level out; validate rising while "
         "fit falls is learning by heart, which stopping at the best step undoes. At first the fit loss "
         "counts the KL term less than validate does.",
         "loss curves",
     )
-    return f"<section><h2>Training</h2><div class=charts>{made}<div>{table}</div></div></section>"
+    return f"<section><h2>Training</h2><div class=charts>{pieces}<div>{table}</div></div></section>"
 
 
 def _or_dash(value: object) -> str:
@@ -315,7 +316,7 @@ def _latent(facts: Facts, measurements: Measurements, report: Report) -> str:
         else f"{latent.active} of {latent.size} units are active, {number(latent.kl, 3)} nats of KL in all: "
         "no posterior collapse."
     )
-    made = _figure(
+    pieces = _figure(
         charts.latent_map(latents, numbers, latent.explained),
         "Posterior means of clean samples on their first two principal axes. The three splits should mix; an island is "
         "a kind of product of its own, and bright points at the edge are rare clean product. Ringed: the strangest.",
@@ -331,21 +332,21 @@ def _latent(facts: Facts, measurements: Measurements, report: Report) -> str:
         display = panels.Display.of(facts.spec, [*measurements.strangest, *measurements.typical])
         if measurements.walk is not None:
             flat = measurements.walk.reshape(-1, *facts.spec.shape)
-            made += _figure(
+            pieces += _figure(
                 panels.sheet(flat, measurements.walk.shape[1], display),
                 f"A row each for the most active units ({', '.join(map(str, measurements.walked))}), decoded from "
                 "-2.5 to 2.5 of their clean standard deviations: what the model knows to vary.",
                 "walk along latent units",
                 sharp=True,
             )
-        made += _figure(
+        pieces += _figure(
             panels.sheet(measurements.generated, 6, display),
             "Decoded from the prior: what the model takes for clean product. Blurred or mixed ones "
             "are usual for a VAE and no fault of its scores.",
             "samples from the prior",
             sharp=True,
         )
-    return f"<section><h2>Latent space</h2>{_charts(made)}</section>"
+    return f"<section><h2>Latent space</h2>{_charts(pieces)}</section>"
 
 
 def _evidence(facts: Facts, report: Report) -> str:

@@ -83,11 +83,11 @@ def sheet(images: NDArray[np.float32], columns: int, display: Display) -> bytes:
     tiles = [_reduced(display.pixels(i), edge) for i in images]
     height, width, gap = *tiles[0].shape[:2], 2
     rows = -(-len(tiles) // columns)
-    made = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
     for i, tile in enumerate(tiles):
         top, left = i // columns * (height + gap), i % columns * (width + gap)
-        made[top : top + height, left : left + width] = tile
-    return _png(made, max(made.shape))
+        canvas[top : top + height, left : left + width] = tile
+    return _png(canvas, max(canvas.shape))
 
 
 def series(shown: Sequence[Shown], spec: SeriesSpec, scale: Scale) -> tuple[list[bytes], list[int]]:

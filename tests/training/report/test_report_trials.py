@@ -11,7 +11,7 @@ from test_report import VECTOR, report_of, toy_facts
 
 from vaegis.models.calibration import decide
 from vaegis.models.spec import ImageSpec
-from vaegis.training.defects import DEFECTS, made
+from vaegis.training.defects import DEFECTS, make_defects
 from vaegis.training.report import build
 from vaegis.training.report.judgement import warnings
 from vaegis.training.report.trials import _within, area, trials
@@ -72,8 +72,8 @@ def test_incomplete_samples_are_left_out_and_too_few_are_not_tried():
 def test_declared_invariances_are_no_defects():
     spec = ImageSpec(height=16, width=16, channels=1, invariances=("rotation",))
     images = RNG.integers(0, 255, (120, 16, 16, 1)).astype(np.uint8)
-    assert "turned" not in made("image", images, 0, spec.invariances)
-    assert "turned" in made("image", images, 0)
+    assert "turned" not in make_defects("image", images, 0, spec.invariances)
+    assert "turned" in make_defects("image", images, 0)
 
 
 def test_defects_stay_inside_the_region_of_interest():
