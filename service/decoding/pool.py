@@ -47,7 +47,7 @@ LOSSES = 16  # decoders that one request may cost
 START_SECONDS = 60.0  # for one to start: far more than it takes on a busy machine
 
 
-class Lost(Exception):
+class DecoderLost(Exception):
     """A decoder was lost over an image; `str` is why, for the image's sentence."""
 
     def __init__(self, why: str, reason: str) -> None:
@@ -59,7 +59,7 @@ class Decoders:
     """A bounded set of decoders. Safe to use from several threads; images wait for one that is free."""
 
     def __init__(
-        self, processes: int, memory: int, seconds: int, lost: Callable[[str], None] = lambda reason: None
+        self, processes: int, memory: int, seconds: int, on_loss: Callable[[str], None] = lambda reason: None
     ) -> None:
         """Starts nothing yet.
 
@@ -67,11 +67,11 @@ class Decoders:
             processes: decoders at most; 0 decodes in this process.
             memory: bytes that a decoder may use beside what it starts with.
             seconds: that decoding one image may take.
-            lost: told the reason of every decoder that was lost.
+            on_loss: called with the reason of every decoder that was lost.
         """
         # Elsewhere a process is given no socket as its standard input, and no limits.
         self._processes = processes if os.name == "posix" else 0
-        self._memory, self._seconds, self._lost = memory, seconds, lost
+        self._memory, self._seconds, self._on_loss = memory, seconds, on_loss
         # Threads that wait for decoders: apart from those of other bodies, which need not wait behind images.
         self.limiter = anyio.CapacityLimiter(self._processes + 1)
         self._free: LifoQueue[_Decoder | None] = LifoQueue()  # the last one used first: its memory is warm
@@ -128,16 +128,16 @@ class Decoders:
                         for at, pixels in decoder.read(task, piece[:1] if alone else piece):
                             task.results[at] = pixels
                             piece = piece[1:]
-                    except Lost as lost:
+                    except DecoderLost as loss:
                         decoder.close()
-                        self._lost(lost.reason)
-                        structlog.get_logger("vaegis").warning("a decoder was lost", reason=lost.reason)
+                        self._on_loss(loss.reason)
+                        structlog.get_logger("vaegis").warning("a decoder was lost", reason=loss.reason)
                         if not task.may_go_on():
                             break
                         # It held back answers, or may have been killed by another hand: which file it was shows
                         # one by one, with a fresh decoder.
-                        if alone and (lost.reason == "time" or suspect == piece[0]):
-                            task.results[piece[0]] = Unreadable(str(lost))
+                        if alone and (loss.reason == "time" or suspect == piece[0]):
+                            task.results[piece[0]] = Unreadable(str(loss))
                             piece = piece[1:]
                         alone, suspect = True, piece[0] if piece else -1
             except BaseException:
@@ -243,7 +243,7 @@ class _Decoder:
         self.ended = False
         self._memory, self._seconds = memory, seconds
         self._pipe, other = socket.socketpair()
-        self._held = memoryview(b"")  # received, not yet read
+        self._buffer = memoryview(b"")  # received, not yet read
         # Not the service's settings, which may hold a password; one thread, since there are several decoders.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("VAEGIS_")}
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
@@ -258,7 +258,7 @@ class _Decoder:
         ready = bytearray(len(READY))
         try:
             self._receive(memoryview(ready), time.monotonic() + START_SECONDS)
-        except Lost:
+        except DecoderLost:
             self.close()
         if ready != READY:
             raise NotReady(
@@ -270,7 +270,7 @@ class _Decoder:
         """Positions of the files and what they hold, one by one as they are decoded.
 
         Raises:
-            Lost: over a file that has not been given back; this decoder must be closed.
+            DecoderLost: over a file that has not been given back; this decoder must be closed.
             TooLarge: the request decodes to more bytes than its limit.
         """
         files = [task.files[at] for at in piece]
@@ -303,7 +303,7 @@ class _Decoder:
             return Unreadable(
                 f"decoding it takes more than the {self._memory} bytes of VAEGIS_DECODER_MEMORY_BYTES; make it smaller"
             )
-        raise Lost("its decoder answered nonsense; the file may be made to do harm", "died")
+        raise DecoderLost("its decoder answered nonsense; the file may be made to do harm", "died")
 
     def _send(self, data: bytes, until: float) -> None:
         try:
@@ -316,7 +316,7 @@ class _Decoder:
         """Fills the view."""
         try:
             while view:
-                if not self._held:
+                if not self._buffer:
                     self._pipe.settimeout(max(0.001, until - time.monotonic()))
                     if len(view) >= HELD_BYTES:
                         got = self._pipe.recv_into(view)
@@ -324,23 +324,25 @@ class _Decoder:
                             raise ConnectionError
                         view = view[got:]
                         continue
-                    self._held = memoryview(self._pipe.recv(HELD_BYTES))
-                    if not self._held:
+                    self._buffer = memoryview(self._pipe.recv(HELD_BYTES))
+                    if not self._buffer:
                         raise ConnectionError
-                some = self._held[: len(view)]
+                some = self._buffer[: len(view)]
                 view[: len(some)] = some
-                view, self._held = view[len(some) :], self._held[len(some) :]
+                view, self._buffer = view[len(some) :], self._buffer[len(some) :]
         except (TimeoutError, OSError) as error:
             raise self._loss(error) from error
 
-    def _loss(self, error: Exception) -> Lost:
+    def _loss(self, error: Exception) -> DecoderLost:
         took = f"decoding it takes more than the {self._seconds} s of VAEGIS_DECODE_SECONDS; make it smaller"
         if isinstance(error, TimeoutError):
-            return Lost(took, "time")
+            return DecoderLost(took, "time")
         self._process.kill()
         if self._process.wait() == -signal.SIGXCPU:
-            return Lost(took, "time")
-        return Lost("its decoder ended over it; the file may be damaged, or made to do harm: save it anew", "died")
+            return DecoderLost(took, "time")
+        return DecoderLost(
+            "its decoder ended over it; the file may be damaged, or made to do harm: save it anew", "died"
+        )
 
     def gone(self) -> bool:
         """Whether it has ended, by whatever hand."""

@@ -53,9 +53,9 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         started, status = self._clock(), 0
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        header = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         # No secret, so it need not come from the system: that would cost more than all else here.
-        request_id = given if given and REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        request_id = header if header and REQUEST_ID.fullmatch(header) else f"{random.getrandbits(128):032x}"
         scope["vaegis.request_id"] = request_id
         headers = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
 

@@ -11,23 +11,23 @@ MOST = 4096  # bytes that are held back; more is no head
 class OneWrite:
     """A transport that holds a small piece back until the next one, or the end of this turn of the event loop."""
 
-    __slots__ = ("_held", "_loop", "_transport")
+    __slots__ = ("_head", "_loop", "_transport")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop, self._held = transport, loop, b""
+        self._transport, self._loop, self._head = transport, loop, b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
         """Sends it, with what was held back."""
-        if self._held:
-            held, self._held = self._held, b""
-            self._transport.writelines((held, data))
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data))
         elif len(data) > MOST:
             self._transport.write(data)
         else:
-            self._held = data
+            self._head = data
             self._loop.call_soon(self._flush)
 
     def is_closing(self) -> bool:
@@ -36,7 +36,7 @@ class OneWrite:
 
     def get_write_buffer_size(self) -> int:
         """As the transport's."""
-        return self._transport.get_write_buffer_size() + len(self._held)
+        return self._transport.get_write_buffer_size() + len(self._head)
 
     def write_eof(self) -> None:
         """Sends what is left, and the end."""
@@ -49,6 +49,6 @@ class OneWrite:
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, b""
-            self._transport.write(held)
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)

@@ -130,8 +130,8 @@ class SharedBuckets:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def get(self, caller: str) -> State | None:
-        held, level, at = self.SLOT.unpack_from(self._memory, self._place(caller))
-        return (level, at) if held.strip(b"\0") else None
+        name, level, at = self.SLOT.unpack_from(self._memory, self._place(caller))
+        return (level, at) if name.strip(b"\0") else None
 
     def put(self, caller: str, state: State) -> None:
         self.SLOT.pack_into(self._memory, self._place(caller), _named(caller), *state)
@@ -142,8 +142,8 @@ class SharedBuckets:
         first = zlib.crc32(name)
         for step in range(self.TRIES):
             at = (first + step) % self.SLOTS * self.SLOT.size
-            held = self._memory[at : at + 16].rstrip(b"\0")
-            if not held or held == name:
+            owner = self._memory[at : at + 16].rstrip(b"\0")
+            if not owner or owner == name:
                 return at
         return first % self.SLOTS * self.SLOT.size
 

@@ -55,7 +55,7 @@ class Workers:
         Where a worker cannot start at all, such as for want of its device, none is kept.
         """
         self._shared = tempfile.mkdtemp(prefix="vaegis-metrics-")
-        lifeline, held = os.pipe()
+        lifeline, our_end = os.pipe()
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._asked_to_stop)
@@ -69,7 +69,7 @@ class Workers:
             return code
         finally:
             os.close(lifeline)
-            os.close(held)
+            os.close(our_end)
             shutil.rmtree(self._shared, ignore_errors=True)
 
     def _tend(self, lifeline: int) -> int:
@@ -97,7 +97,7 @@ class Workers:
 
     def _start(self, worker: _Worker, lifeline: int) -> None:
         listening = self._listening.fileno()
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until it can do what that asks for
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until it can do what that asks for
         worker.process = subprocess.Popen(
             [
                 sys.executable,
@@ -110,7 +110,7 @@ class Workers:
             env={**os.environ, **environment(self._settings), SHARED: self._shared},
             pass_fds=(listening, lifeline),
         )
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._log.info("worker started", worker=worker.number, pid=worker.process.pid)
 
     def _end(self) -> None:
@@ -139,5 +139,5 @@ class Workers:
 
 def environment(settings: Settings) -> dict[str, str]:
     """The settings as environment variables, for a process to read."""
-    given = settings.model_dump(mode="json", exclude_none=True)
-    return {PREFIX + n.upper(): v if isinstance(v, str) else json.dumps(v) for n, v in given.items()}
+    values = settings.model_dump(mode="json", exclude_none=True)
+    return {PREFIX + n.upper(): v if isinstance(v, str) else json.dumps(v) for n, v in values.items()}

@@ -41,10 +41,10 @@ class Job:
     maps: bool
     bulk: bool
     done: asyncio.Future[GraphOutput]
-    waiting: float  # `time.perf_counter()` since when
+    since: float  # `time.perf_counter()` when it began to wait
     taken: int = 0  # parts that a batch has been made of
     queued: float = 0.0  # seconds until its first batch ran
-    found: dict[int, GraphOutput] = field(default_factory=dict)  # first part -> of it and those that follow
+    outputs: dict[int, GraphOutput] = field(default_factory=dict)  # first part -> of it and those that follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Lane:
     """A thread that runs calls, one after the other."""
 
     thread: ThreadPoolExecutor
-    given: int = 0  # calls that it runs or is to run next
+    calls: int = 0  # calls that it runs or is to run next
 
 
 class Batcher:
@@ -118,9 +118,9 @@ class Batcher:
             batch = self._form()
             if not batch:
                 break
-            if not lane.given:
+            if not lane.calls:
                 self._idle.remove(lane)
-            lane.given += 1
+            lane.calls += 1
             lane.thread.submit(self._run, loop, lane, batch)
 
     def _lane(self) -> Lane | None:
@@ -129,7 +129,7 @@ class Batcher:
             return self._idle[-1]
         if self._waiting < self._pace.best:
             return None
-        return self._idle[-1] if self._idle else next((lane for lane in self._lanes if lane.given == 1), None)
+        return self._idle[-1] if self._idle else next((lane for lane in self._lanes if lane.calls == 1), None)
 
     def _form(self) -> list[Piece]:
         """The next batch: from whoever has waited longest, a piece each, interactive before bulk.
@@ -158,14 +158,14 @@ class Batcher:
 
     def _run(self, loop: asyncio.AbstractEventLoop, lane: Lane, batch: list[Piece]) -> None:
         """On a thread: runs the graph, and hands what it says back to the loop."""
-        wanted = [p for p in batch if not p.job.done.done()]  # it may have waited here for the call before
-        loop.call_soon_threadsafe(self._done, loop, lane, wanted, self._results(wanted) if wanted else [])
+        awaited = [p for p in batch if not p.job.done.done()]  # it may have waited here for the call before
+        loop.call_soon_threadsafe(self._done, loop, lane, awaited, self._results(awaited) if awaited else [])
 
     def _results(self, batch: list[Piece]) -> list[GraphOutput | Exception]:
         now = time.perf_counter()
         for piece in batch:
             if not piece.start:
-                piece.job.queued = now - piece.job.waiting
+                piece.job.queued = now - piece.job.since
         try:
             return [*self._call(batch)]
         except Exception as error:  # noqa: BLE001 - it becomes the answer of the request that caused it
@@ -173,15 +173,17 @@ class Batcher:
 
     def _call(self, batch: list[Piece]) -> list[GraphOutput]:
         parts = [p.job.parts[p.start : p.stop] for p in batch]
-        given = [p.job.conditions[p.start : p.stop] for p in batch if p.job.conditions is not None]
+        conditions = [p.job.conditions[p.start : p.stop] for p in batch if p.job.conditions is not None]
         maps = any(p.job.maps for p in batch)
-        found = self._scorer.find(
-            parts[0] if len(parts) == 1 else np.concatenate(parts), maps, np.concatenate(given) if given else None
+        outputs = self._scorer.find(
+            parts[0] if len(parts) == 1 else np.concatenate(parts),
+            maps,
+            np.concatenate(conditions) if conditions else None,
         )
         if len(batch) == 1:
-            return [found]
+            return [outputs]
         ends = np.cumsum([len(p) for p in parts]).tolist()
-        return [found.cut(end - p.stop + p.start, end, p.job.maps) for p, end in zip(batch, ends, strict=True)]
+        return [outputs.cut(end - p.stop + p.start, end, p.job.maps) for p, end in zip(batch, ends, strict=True)]
 
     def _alone(self, piece: Piece) -> GraphOutput | Exception:
         try:
@@ -190,26 +192,26 @@ class Batcher:
             return error
 
     def _done(
-        self, loop: asyncio.AbstractEventLoop, lane: Lane, batch: list[Piece], found: list[GraphOutput | Exception]
+        self, loop: asyncio.AbstractEventLoop, lane: Lane, batch: list[Piece], outputs: list[GraphOutput | Exception]
     ) -> None:
-        lane.given -= 1
-        if not lane.given:
+        lane.calls -= 1
+        if not lane.calls:
             self._idle.append(lane)
         self._dispatch(loop)  # first: the graph need not wait for answers to be written
-        self._deliver(batch, found)
+        self._deliver(batch, outputs)
 
-    def _deliver(self, batch: list[Piece], found: list[GraphOutput | Exception]) -> None:
+    def _deliver(self, batch: list[Piece], outputs: list[GraphOutput | Exception]) -> None:
         if batch:
             self._on_call(sum(p.stop - p.start for p in batch))
-        for piece, one in zip(batch, found, strict=True):
+        for piece, output in zip(batch, outputs, strict=True):
             job, size = piece.job, len(piece.job.parts)
             if job.done.done():
                 continue
-            if isinstance(one, Exception):
-                job.done.set_exception(one)
+            if isinstance(output, Exception):
+                job.done.set_exception(output)
             elif piece.stop - piece.start == size:
-                job.done.set_result(one)
+                job.done.set_result(output)
             else:
-                job.found[piece.start] = one
-                if sum(len(f) for f in job.found.values()) == size:
-                    job.done.set_result(join([job.found[start] for start in sorted(job.found)]))
+                job.outputs[piece.start] = output
+                if sum(len(f) for f in job.outputs.values()) == size:
+                    job.done.set_result(join([job.outputs[start] for start in sorted(job.outputs)]))

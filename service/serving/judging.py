@@ -176,10 +176,10 @@ class Judging:
             raise Late
         began = time.perf_counter()
         try:
-            found, queue = await served.batcher.find(block, maps, bulk, None if deadline is None else left)
+            output, queue = await served.batcher.find(block, maps, bulk, None if deadline is None else left)
         except TimeoutError as error:
             raise Late from error
-        verdicts = served.scorer.judge(block, decision, found)
+        verdicts = served.scorer.judge(block, decision, output)
         seconds = time.perf_counter() - began
         record("queue", seconds, seconds - queue)
         record("infer", seconds - queue, 0.0)

@@ -117,11 +117,11 @@ class Shadows:
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while (offer := self._queue.get()) is not None and not self._stopped.wait(PAUSE):
-            waiting = [offer]
+            offers = [offer]
             with suppress(queue.Empty):
                 while (more := self._queue.get_nowait()) is not None:
-                    waiting.append(more)
-            for together in _alike(waiting):
+                    offers.append(more)
+            for together in _alike(offers):
                 self._reserve(-sum(o.bytes for o in together))
                 try:
                     self._compare(together)
@@ -161,15 +161,15 @@ class Shadows:
         self._tally.count_shadow(offer.champion.resolved, offer.shadow, {"dropped": len(offer.verdicts)}, {})
 
 
-def _alike(waiting: list[_Offer]) -> list[list[_Offer]]:
+def _alike(offers: list[_Offer]) -> list[list[_Offer]]:
     """Requests that one batch can be made of: of the same versions and decision, each sample a part of its own."""
-    found: dict[object, list[_Offer]] = {}
-    for i, offer in enumerate(waiting):
+    alike: dict[object, list[_Offer]] = {}
+    for i, offer in enumerate(offers):
         block = offer.verdicts.block
         whole = block.place is None and block.groups is None and block.conditions is None and (block.count == 1).all()
         places = (offer.champion.resolved.place, offer.shadow.place)
-        found.setdefault((*places, offer.verdicts.decision) if whole else i, []).append(offer)
-    return list(found.values())
+        alike.setdefault((*places, offer.verdicts.decision) if whole else i, []).append(offer)
+    return list(alike.values())
 
 
 def compare(ours: list[Verdicts], theirs: Verdicts) -> tuple[dict[str, int], dict[str, float]]:

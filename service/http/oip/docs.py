@@ -127,14 +127,14 @@ def paths() -> dict[str, Any]:
 
 
 def _operation(ident: str, summary: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
-    failed = problems(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504)
+    failures = problems(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504)
     length = {
         "name": "Inference-Header-Content-Length",
         "in": "header",
         "description": "Bytes of JSON before the binary tensors.",
         "schema": {"type": "integer"},
     }
-    answered = {
+    success = {
         "description": "At least one sample was judged.",
         "headers": {length["name"]: {"description": length["description"], "schema": length["schema"]}},
         "content": {
@@ -150,7 +150,7 @@ def _operation(ident: str, summary: str, parameters: list[dict[str, Any]]) -> di
         "operationId": ident,
         "parameters": [*parameters, length],
         "requestBody": {"required": True, "content": body},
-        "responses": {"200": answered, **{str(status): what for status, what in failed.items()}},
+        "responses": {"200": success, **{str(status): what for status, what in failures.items()}},
     }
 
 

@@ -66,13 +66,13 @@ def parse(body: bytes, json_bytes: str | None) -> Request:
         ) from error
     if not isinstance(message, dict):
         raise Malformed('The JSON is no object; send {"inputs": [...]}.')
-    given = message.get("id")
-    if given is not None and not isinstance(given, str):
+    value = message.get("id")
+    if value is not None and not isinstance(value, str):
         raise Malformed('"id" must be a string.')
     parameters = dict(_parameters(message, "the request"))
     binary = _flag(parameters.pop("binary_data_output", False), "binary_data_output")
     inputs = _inputs(message.get("inputs"), tail)
-    return Request(given, parameters, inputs, _outputs(message.get("outputs"), binary), binary)
+    return Request(value, parameters, inputs, _outputs(message.get("outputs"), binary), binary)
 
 
 def _length(text: str, most: int) -> int:
@@ -86,12 +86,12 @@ def _length(text: str, most: int) -> int:
     return int(text)
 
 
-def _inputs(given: Any, tail: memoryview) -> dict[str, Tensor]:
-    if not isinstance(given, list) or not given or len(given) > MOST_INPUTS:
+def _inputs(value: Any, tail: memoryview) -> dict[str, Tensor]:
+    if not isinstance(value, list) or not value or len(value) > MOST_INPUTS:
         raise Malformed(f'"inputs" must be a list of tensors, 1 to {MOST_INPUTS} of them.')
     tensors: dict[str, Tensor] = {}
     at = 0
-    for item in given:
+    for item in value:
         name = _name(item, "input")
         if name in tensors:
             raise Malformed(f"The input {name!r} is given twice.")
@@ -129,13 +129,13 @@ def _inputs(given: Any, tail: memoryview) -> dict[str, Tensor]:
     return tensors
 
 
-def _outputs(given: Any, binary: bool) -> tuple[OutputChoice, ...] | None:
-    if given is None or given == []:
+def _outputs(value: Any, binary: bool) -> tuple[OutputChoice, ...] | None:
+    if value is None or value == []:
         return None
-    if not isinstance(given, list):
+    if not isinstance(value, list):
         raise Malformed('"outputs" must be a list of {"name": ...}.')
     choices = []
-    for item in given:
+    for item in value:
         name = _name(item, "output")
         parameters = _parameters(item, f"the output {name!r}")
         if unknown := sorted(set(parameters) - {"binary_data"}):
@@ -160,23 +160,23 @@ def _name(item: Any, what: str) -> str:
 
 
 def _parameters(holder: dict[str, Any], of: str) -> dict[str, Any]:
-    given = holder.get("parameters")
-    if given is None:
+    value = holder.get("parameters")
+    if value is None:
         return {}
-    if not isinstance(given, dict) or not all(isinstance(v, (str, int, float, bool)) for v in given.values()):
+    if not isinstance(value, dict) or not all(isinstance(v, (str, int, float, bool)) for v in value.values()):
         raise Malformed(f'The "parameters" of {of} must be an object of texts, numbers and truth values.')
-    return given
+    return value
 
 
-def _shape(name: str, given: Any) -> tuple[int, ...]:
-    if not isinstance(given, list) or len(given) > MOST_DIMENSIONS or not all(_whole(n) for n in given):
+def _shape(name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > MOST_DIMENSIONS or not all(_whole(n) for n in value):
         raise Malformed(
             f'The input {name!r} has no "shape" of whole numbers, 0 or more, such as [1, 28, 28, 1]; at most '
             f"{MOST_DIMENSIONS} of them."
         )
-    if math.prod(given) > 2**40:
-        raise Malformed(f"The input {name!r} has the shape {given}, which no body holds.")
-    return tuple(given)
+    if math.prod(value) > 2**40:
+        raise Malformed(f"The input {name!r} has the shape {value}, which no body holds.")
+    return tuple(value)
 
 
 def _whole(value: Any) -> bool:

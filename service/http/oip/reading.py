@@ -113,8 +113,8 @@ def _bare(spec: InputSpec, raw: memoryview) -> Tensor:
 
 
 def _values(tensor: Tensor, known: Described, limits: Limits) -> NDArray[Any]:
-    wanted = known.shape
-    fits = len(tensor.shape) == len(wanted) and all(w in (-1, s) for s, w in zip(tensor.shape, wanted, strict=True))
+    shape = known.shape
+    fits = len(tensor.shape) == len(shape) and all(w in (-1, s) for s, w in zip(tensor.shape, shape, strict=True))
     if not fits:
         raise Refusal(
             f"The input {tensor.name!r} has the shape {list(tensor.shape)}; the model takes {_form(known)}, where -1 "

@@ -170,11 +170,13 @@ def router(service: Service) -> APIRouter:
     get("/", does.server, include_in_schema=False)
     get("/health/live", does.live, summary="Is the server alive?")
     get("/health/ready", does.ready, summary="Is the server ready?", responses=problems(503))
-    one, version = problems(401, 404, 409, 422, 503), problems(401, 404, 409, 422)
-    get("/models/{name}", does.model, summary="What a model takes and answers", responses=one)
-    get("/models/{name}/versions/{version}", does.model, summary="The same of one version", responses=version)
-    get("/models/{name}/ready", does.model_ready, summary="Is a model ready?", responses=one)
-    get("/models/{name}/versions/{version}/ready", does.model_ready, summary="Is a version ready?", responses=version)
+    of_model, of_version = problems(401, 404, 409, 422, 503), problems(401, 404, 409, 422)
+    get("/models/{name}", does.model, summary="What a model takes and answers", responses=of_model)
+    get("/models/{name}/versions/{version}", does.model, summary="The same of one version", responses=of_version)
+    get("/models/{name}/ready", does.model_ready, summary="Is a model ready?", responses=of_model)
+    get(
+        "/models/{name}/versions/{version}/ready", does.model_ready, summary="Is a version ready?", responses=of_version
+    )
     post(
         "/repository/index",
         does.index,
@@ -223,10 +225,10 @@ def entries(
         states: reads how every model is served.
         places: of the versions that are open.
     """
-    known = models()
+    all_models = models()
     served = states()
     listing = []
-    for model in known:
+    for model in all_models:
         loaded = served[model.name][1].loaded
         for v in model.versions:
             reason = "" if f"{model.name}@{v.version}/{v.digest}" in places else "opened when it is first asked for"

@@ -45,18 +45,18 @@ class Tensor:
     shape: tuple[int, ...]
     data: list[Any] | memoryview  # JSON, nested or flat; or bytes
 
-    def array(self, wanted: str) -> NDArray[Any]:
+    def array(self, datatype: str) -> NDArray[Any]:
         """The values in their shape, for an input of another datatype than BYTES.
 
         Raises:
             Malformed: the data do not fill the shape, or are no numbers.
             Refusal: another datatype than the wanted one, or values that it cannot hold.
         """
-        dtype = DATATYPES[wanted]
-        if self.datatype != wanted:
+        dtype = DATATYPES[datatype]
+        if self.datatype != datatype:
             raise Refusal(
-                f"The input {self.name!r} has the datatype {self.datatype}, and the model takes {wanted}; convert it, "
-                f"in NumPy by astype({dtype.name!r})."
+                f"The input {self.name!r} has the datatype {self.datatype}, and the model takes {datatype}; convert "
+                f"it, in NumPy by astype({dtype.name!r})."
             )
         if isinstance(self.data, memoryview):
             size = math.prod(self.shape) * dtype.itemsize
@@ -68,7 +68,7 @@ class Tensor:
             values = np.frombuffer(self.data, dtype).reshape(self.shape)
             # What follows the JSON starts anywhere, and not every reader of floats takes that.
             return values if values.flags.aligned else values.copy()
-        return self._fill(_held(self.name, numbers(self.data), dtype))
+        return self._fill(_cast(self.name, numbers(self.data), dtype))
 
     def words(self) -> list[str]:
         """The values of a tensor of BYTES, flat.
@@ -79,19 +79,19 @@ class Tensor:
         if self.datatype != BYTES:
             raise Malformed(f"The input {self.name!r} has the datatype {self.datatype}, and not {BYTES}.")
         if isinstance(self.data, memoryview):
-            found = _texts(self.name, self.data)
+            words = _texts(self.name, self.data)
         else:
-            found = []
+            words = []
             for word in self.data:
                 if not isinstance(word, str):
                     raise Malformed(f"The input {self.name!r} holds something else than text; send a list of names.")
-                found.append(word)
-        if len(found) != math.prod(self.shape):
+                words.append(word)
+        if len(words) != math.prod(self.shape):
             raise Malformed(
-                f"The input {self.name!r} has {len(found)} elements, and its shape {list(self.shape)} needs "
+                f"The input {self.name!r} has {len(words)} elements, and its shape {list(self.shape)} needs "
                 f"{math.prod(self.shape)}."
             )
-        return found
+        return words
 
     def _fill(self, values: NDArray[Any]) -> NDArray[Any]:
         if values.shape == self.shape:
@@ -119,7 +119,7 @@ def to_bytes(values: NDArray[Any] | Sequence[str]) -> bytes:
     return b"".join(struct.pack("<I", len(word)) + word for word in words)
 
 
-def _held(name: str, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _cast(name: str, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """JSON numbers in a datatype.
 
     Raises:
@@ -127,22 +127,22 @@ def _held(name: str, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]
     """
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
-            held = values.astype(dtype)
-        wrong = np.isinf(held)
+            cast = values.astype(dtype)
+        wrong = np.isinf(cast)
     else:
         if values.dtype.kind == "f":
             raise Refusal(f"The input {name!r} holds fractions or null; {NAMES[dtype]} are whole numbers.")
         limits = np.iinfo(dtype)
         wrong = (values < limits.min) | (values > limits.max)
-        held = values.astype(dtype)
+        cast = values.astype(dtype)
     if wrong.any():
         first = values[tuple(np.argwhere(wrong)[0])]
         raise Refusal(f"The input {name!r} holds {first}, which {NAMES[dtype]} cannot.")
-    return held
+    return cast
 
 
 def _texts(name: str, raw: memoryview) -> list[str]:
-    found, at = [], 0
+    words, at = [], 0
     while at < len(raw):
         if at + 4 > len(raw):
             break
@@ -151,11 +151,11 @@ def _texts(name: str, raw: memoryview) -> list[str]:
         if at > len(raw):
             break
         try:
-            found.append(str(raw[at - length : at], "utf-8"))
+            words.append(str(raw[at - length : at], "utf-8"))
         except UnicodeDecodeError as error:
             raise Malformed(f"The input {name!r} holds text that is not UTF-8.") from error
     else:
-        return found
+        return words
     raise Malformed(
         f"The input {name!r} breaks off: each element of {BYTES} is its length, as four bytes, then itself."
     )

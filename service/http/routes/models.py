@@ -185,11 +185,11 @@ class Models:
         `model` is `NAME` for its champion, `NAME@VERSION` or `NAME@ALIAS`.
         """
         served = self._service.live.get(model)
-        known = self._service.registry.show(served.resolved.name)
+        record = self._service.registry.show(served.resolved.name)
         manifest, calibration = served.scorer.bundle.manifest, served.scorer.calibration
         whole = calibration.groups[ALL]
         return ModelDetail(
-            name=known.name,
+            name=record.name,
             version=served.resolved.version,
             digest=served.resolved.digest,
             kind=served.scorer.spec.kind,
@@ -205,10 +205,10 @@ class Models:
                 groups=sorted(g for g in calibration.groups if g != ALL),
             ),
             thresholds=_thresholds(calibration, manifest.alpha),
-            aliases=known.aliases,
-            serving=_serving(Servings(self._service.registry).of(known.name)),
-            versions=[VersionOut.model_validate(v, from_attributes=True) for v in known.versions],
-            promotions=[PromotionOut.model_validate(p, from_attributes=True) for p in known.promotions],
+            aliases=record.aliases,
+            serving=_serving(Servings(self._service.registry).of(record.name)),
+            versions=[VersionOut.model_validate(v, from_attributes=True) for v in record.versions],
+            promotions=[PromotionOut.model_validate(p, from_attributes=True) for p in record.promotions],
         )
 
     def promote(self, model: str, body: PromoteIn, caller: Admin) -> Moved:
@@ -254,19 +254,22 @@ class Models:
                 f"Model {route.main.name} has no shadow; set one with PUT /v1/models/{route.main.name}/shadow or "
                 f"`vaegis models shadow {route.main.name}@VERSION`."
             )
-        found = self._service.metrics.comparison(route.main, route.shadow)
-        agree, flips = found.samples["agree"], found.samples["only_shadow"] + found.samples["only_champion"]
+        comparison = self._service.metrics.comparison(route.main, route.shadow)
+        agree, flips = (
+            comparison.samples["agree"],
+            comparison.samples["only_shadow"] + comparison.samples["only_champion"],
+        )
         return ShadowOut(
             name=route.main.name,
             champion=route.main.version,
             shadow=route.shadow.version,
             samples=agree + flips,
             agreement=agree / (agree + flips) if agree + flips else None,
-            only_shadow=found.samples["only_shadow"],
-            only_champion=found.samples["only_champion"],
-            unjudged=found.samples["unjudged"],
-            dropped=found.samples["dropped"],
-            rank_correlation=found.rank_correlation,
+            only_shadow=comparison.samples["only_shadow"],
+            only_champion=comparison.samples["only_champion"],
+            unjudged=comparison.samples["unjudged"],
+            dropped=comparison.samples["dropped"],
+            rank_correlation=comparison.rank_correlation,
         )
 
     def _open(self, model: str, version: int | str) -> None:
@@ -332,11 +335,11 @@ def _moved(name: str, p: Promotion) -> Moved:
 
 
 def _thresholds(calibration: Calibration, own: float) -> list[Threshold]:
-    found = []
+    thresholds = []
     for alpha in sorted({*ALPHAS, own}, reverse=True):
         try:
             decision = decide(calibration, alpha)
         except Refusal:  # more than this model's calibration supports
             continue
-        found.append(Threshold(alpha=alpha, threshold=decision.threshold, extrapolated=decision.extrapolated))
-    return found
+        thresholds.append(Threshold(alpha=alpha, threshold=decision.threshold, extrapolated=decision.extrapolated))
+    return thresholds

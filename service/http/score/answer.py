@@ -65,8 +65,8 @@ def _results(v: Verdicts, maps: Maps, scale: tuple[float, float]) -> Iterator[di
             row["warmup"] = warmup[i]
         row["evidence"] = {t: {"value": c[i], "p_value": p[i]} for t, c, p in terms}
         if maps != "none" and v.maps is not None:
-            found = v.maps[i]
-            row["map"] = None if found is None else _map(found, maps, scale)
+            values = v.maps[i]
+            row["map"] = None if values is None else _map(values, maps, scale)
         yield row
 
 

@@ -226,9 +226,9 @@ def paths() -> dict[str, Any]:
 
 
 def _operation() -> dict[str, Any]:
-    answered = {"description": "At least one sample was judged.", "content": {"application/json": {}}}
-    answered["content"] = {"application/json": {"schema": _ANSWER, "example": _EXAMPLE}}
-    failed = problems(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
+    success = {"description": "At least one sample was judged.", "content": {"application/json": {}}}
+    success["content"] = {"application/json": {"schema": _ANSWER, "example": _EXAMPLE}}
+    failures = problems(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
     return {
         "tags": ["Scoring"],
         "summary": "Score samples",
@@ -236,5 +236,5 @@ def _operation() -> dict[str, Any]:
         "operationId": "score",
         "parameters": _PARAMETERS,
         "requestBody": {"required": True, "content": _BODY},
-        "responses": {"200": answered, **{str(status): what for status, what in failed.items()}},
+        "responses": {"200": success, **{str(status): what for status, what in failures.items()}},
     }
