@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
+from vaegis.models.deep_colour import UnknownForm, channels_of, is_deep_colour, read_deep_colour
 from vaegis.models.spec import ImageSpec
 
 Pixels = NDArray[Any]
@@ -30,6 +32,8 @@ DRAFT = 4  # a draft keeps at least so many pixels for each of the graph's, alon
 
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_SUBFILE_TYPE = 0x00FE  # TIFF tag; bit 0: a smaller copy of another page
+_MP_ENTRIES = 0xB002  # of a JPEG that holds several images: what each of them is
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange height and width
 
 
@@ -56,13 +60,17 @@ def probe(data: bytes, most: int = MOST) -> Form:
     """Size, channels and depth of an encoded image, without decoding it; `most` pixels at most.
 
     Raises:
-        Unreadable: no image of an allowed format, or too large.
+        Unreadable: no image of an allowed format, too large, or of several frames.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image, most)
+            _check_frames(image, data)
+            if is_deep_colour(image):  # before its EXIF data are read, for which a PNG is decoded
+                channels, depth = channels_of(image), 16
+            else:
+                channels, depth = 1 if image.mode in _GREY else 3, 16 if image.mode in _DEEP else 8
             height, width = (image.width, image.height) if _turned(image) else (image.height, image.width)
-            channels, depth = 1 if image.mode in _GREY else 3, 16 if image.mode in _DEEP else 8
             return Form(height, width, channels, depth, isinstance(image, JpegImageFile))
     except Unreadable:
         raise
@@ -88,11 +96,14 @@ def decode(data: bytes | bytearray, most: int = MOST, near: tuple[int, int] | No
         near: (height, width) that it will be resized to: a JPEG much larger than that comes at a part of its size.
 
     Raises:
-        Unreadable: no image of an allowed format, truncated, too large, or of floating-point pixels.
+        Unreadable: no image of an allowed format, truncated, too large, of several frames, or of floating-point pixels.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             _check_pixels(opened, most)
+            _check_frames(opened, data)
+            if is_deep_colour(opened):
+                return read_deep_colour(data, FORMATS)
             if near is not None and isinstance(opened, JpegImageFile):
                 height, width = near[::-1] if _turned(opened) else near
                 opened.draft(None, (DRAFT * width, DRAFT * height))
@@ -102,6 +113,8 @@ def decode(data: bytes | bytearray, most: int = MOST, near: tuple[int, int] | No
         raise
     except MemoryError as error:
         raise OutOfMemory("decoding it takes more memory than there is; make it smaller") from error
+    except UnknownForm as error:
+        raise Unreadable(str(error)) from error
     except Exception as error:  # a broken file raises whatever its decoder trips over
         raise Unreadable(_why(error)) from error
 
@@ -115,6 +128,30 @@ def _check_pixels(image: Image.Image, most: int) -> None:
         raise Unreadable(
             f"it has {image.height}x{image.width} pixels, more than the {most} that are decoded; make it smaller"
         )
+
+
+def _check_frames(image: Image.Image, data: bytes | bytearray) -> None:
+    """One file is one sample: of a stack or an animation the first frame alone would pass for the whole."""
+    if getattr(image, "is_animated", False) and (frames := _count_frames(data)) > 1:
+        raise Unreadable(
+            f"it holds {frames} frames, and one file is one image; save each frame as a file of its own (with "
+            "ImageMagick: magick FILE frame-%d.png)"
+        )
+
+
+def _count_frames(data: bytes | bytearray) -> int:
+    """Frames of a file that has several, without the previews that cameras and viewers put beside the image itself."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # anew: looking at a frame moves to it
+        count = int(getattr(image, "n_frames", 1))
+        if isinstance(image, TiffImageFile):
+            return 1 + sum(not _is_reduced(image, frame) for frame in range(1, count))
+        entries = getattr(image, "mpinfo", {}).get(_MP_ENTRIES, ())
+        return count - sum("Thumbnail" in str(entry["Attribute"]["MPType"]) for entry in entries)
+
+
+def _is_reduced(image: TiffImageFile, frame: int) -> bool:
+    image.seek(frame)
+    return bool(image.tag_v2.get(_SUBFILE_TYPE, 0) & 1)
 
 
 def _pixels(image: Image.Image) -> Pixels:

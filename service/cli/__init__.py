@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib import import_module
 from types import ModuleType
 from typing import Annotated
@@ -73,6 +74,8 @@ def _module(path: str, command: str) -> ModuleType:
 
 def main() -> None:
     """The entry point: runs the command line and ends the process with its exit code."""
+    # What Pillow thinks of a file's metadata: whatever of it matters is a reason or a note of ours.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         build()(prog_name="vaegis")
     except Refusal as refusal:

@@ -46,7 +46,7 @@ def score(
         ),
     ] = None,
     fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit with status 3 if anything is anomalous.")
+        bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if anything is anomalous, 4 if anything is unjudged.")
     ] = False,
     asked: shared.Asked,
     device: shared.Device = "auto",
@@ -84,6 +84,8 @@ def score(
         raise Refusal(f"None of the {counts['unjudged']} samples could be judged; the first: {summary.unjudged[0]}")
     if fail_on_anomaly and counts["anomalous"]:
         raise typer.Exit(3)
+    if fail_on_anomaly and counts["unjudged"]:
+        raise typer.Exit(4)
 
 
 class VerdictFile(Protocol):

@@ -152,6 +152,18 @@ def test_fail_on_anomaly(vaegis, bundle, sources):
     assert vaegis(*command, "--threshold", "1e30").code == 0
 
 
+def test_fail_on_anomaly_does_not_pass_what_could_not_be_judged(vaegis, bundle, sources, tmp_path):
+    values = np.load(sources / "vector-test.npz")["x"][:20].astype(np.float64)
+    values[3, 0] = np.nan
+    np.save(tmp_path / "gap.npy", values)
+    gate = ["score", tmp_path / "gap.npy", "--bundle", bundle("vector"), "--fail-on-anomaly"]
+    passed = vaegis(*gate, "--threshold", "1e30")
+    assert passed.code == 4
+    assert "1 could not be judged" in passed.out
+    assert vaegis(*gate[:-1], "--threshold", "1e30").code == 0, "without the option only a failure is one"
+    assert vaegis(*gate, "--threshold", "0").code == 3, "an anomaly weighs more than an unjudged sample"
+
+
 def test_maps_of_images_are_pictures_on_the_bundles_scale(scored, bundle, sources, tmp_path):
     scored("image", "--maps", tmp_path / "maps", "--rows", "3:5")
     opened = open_bundle(bundle("image"))
