@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import platform
+import struct
 import threading
+import time
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections import deque
@@ -49,6 +51,7 @@ LATER = 256  # numbers that are written together
 FEW = 16  # values that are counted one by one faster than as an array
 SPREAD = "vaegis_score_spread"
 SUM: Literal["livesum"] = "livesum"  # of gauges: over the workers that live
+READS, READ_SECONDS = 20, 0.01  # tries to read the files of all workers, and the time between
 WORKER = "worker"  # which process is which worker: read by the pages, not shown
 HIDDEN = (WORKER, f"{SPREAD}_sum")
 
@@ -266,9 +269,8 @@ class Metrics(Collector):
         """Everything counted, in all workers."""
         self.look()
         self._write()
-        families = MultiProcessCollector(None).collect() if self._shared else self._registry.collect()  # type: ignore[no-untyped-call]
         pids: dict[str, int] = {}
-        for family in families:
+        for family in _of_all_workers() if self._shared else self._registry.collect():
             if family.name == WORKER:
                 pids = {s.labels["worker"]: int(s.value) for s in family.samples}
             # A version that was closed, in every worker, is not shown as one that zero workers hold.
@@ -337,6 +339,16 @@ class Metrics(Collector):
 
 def _pair(champion: Resolved, shadow: Resolved) -> tuple[str, str, str]:
     return champion.name, str(champion.version), str(shadow.version)
+
+
+def _of_all_workers() -> Iterable[Metric]:
+    """What the workers' files hold. One that has just been made is empty for a moment: then it is read once more."""
+    for _ in range(READS):
+        try:
+            return list(MultiProcessCollector(None).collect())  # type: ignore[no-untyped-call]
+        except struct.error:
+            time.sleep(READ_SECONDS)
+    return list(MultiProcessCollector(None).collect())  # type: ignore[no-untyped-call]
 
 
 def _processes(pids: dict[str, int]) -> Iterator[Metric]:

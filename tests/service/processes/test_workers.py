@@ -204,3 +204,26 @@ def test_workers_that_cannot_start_end_it_with_their_reason(fill, tmp_path):
     if done.returncode == 0:
         pytest.skip("there is a GPU here")
     assert done.returncode == 1 and "Device cuda was asked for" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_metrics_are_answered_while_a_worker_has_only_begun_its_files(tmp_path):
+    """The file of a worker that begins is empty for a moment; here for 50 ms."""
+    script = """
+import threading
+from pathlib import Path
+from vaegis.models.runtime.sessions import device_in_use
+from vaegis.service.metrics import Metrics
+from vaegis.service.serving.served import OpenVersions
+metrics = Metrics(OpenVersions(), device_in_use("cpu"), "1")
+metrics.reject("late")
+begun = Path("counter_99.db")
+begun.touch()
+threading.Timer(0.05, begun.unlink).start()
+print(metrics.page().decode())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path,
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert 'vaegis_requests_rejected_total{reason="late"} 1.0' in done.stdout
