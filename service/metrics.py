@@ -356,6 +356,6 @@ def _processes(pids: dict[str, int]) -> Iterator[Metric]:
     whole: dict[str, Metric] = {}
     for worker, pid in sorted(pids.items()):
         for family in ProcessCollector(namespace="vaegis", pid=partial(int, pid), registry=None).collect():
-            kept = whole.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-            kept.samples += [Sample(s.name, {**s.labels, "worker": worker}, s.value) for s in family.samples]
+            merged = whole.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            merged.samples += [Sample(s.name, {**s.labels, "worker": worker}, s.value) for s in family.samples]
     yield from whole.values()

@@ -69,8 +69,8 @@ def _moved(x: Tensor, spec: ImageSpec, generator: torch.Generator) -> Tensor:
 
 
 def _table(x: Tensor, declared: tuple[str, ...], generator: torch.Generator, axes: tuple[int, ...]) -> Tensor:
-    seen = x.nan_to_num(0.0)
-    spread = seen.std(axes, keepdim=True) if len(x) > 1 else torch.ones_like(seen[:1])
+    known = x.nan_to_num(0.0)
+    spread = known.std(axes, keepdim=True) if len(x) > 1 else torch.ones_like(known[:1])
     per_sample = (len(x), *(1,) * (x.dim() - 2), x.shape[-1])
     if "scale" in declared:
         x = x * (1 + GAIN * _uniform(per_sample, x, generator))

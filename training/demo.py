@@ -174,8 +174,8 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 def _post(url: str, body: bytes, kind: str) -> dict[str, Any]:
     request = urllib.request.Request(url, data=body, method="POST", headers={"Content-Type": kind})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        found: dict[str, Any] = json.load(answer)
-    return found
+        reply: dict[str, Any] = json.load(answer)
+    return reply
 
 
 def _show_digits(console: Console, url: str, images: NDArray[np.uint8], digits: NDArray[np.int64]) -> None:

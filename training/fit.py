@@ -272,15 +272,15 @@ class Order:
 
     def of(self, step: int) -> NDArray[np.int64]:
         n, at, need = len(self._parts), step * self._batch, self._batch
-        taken: list[NDArray[np.int64]] = []
+        drawn: list[NDArray[np.int64]] = []
         while need:
             number, offset = divmod(at, n)
             if number != self._pass:
                 rng = np.random.default_rng([abs(self._seed), number])
                 self._pass, self._shuffled = number, rng.permutation(self._parts)
-            taken.append(self._shuffled[offset : offset + need])
-            at, need = at + len(taken[-1]), need - len(taken[-1])
-        return np.concatenate(taken)
+            drawn.append(self._shuffled[offset : offset + need])
+            at, need = at + len(drawn[-1]), need - len(drawn[-1])
+        return np.concatenate(drawn)
 
 
 def looks(samples: Samples, parts: NDArray[np.int64], seed: int | None = None) -> Batches:

@@ -73,15 +73,15 @@ def split(samples: Samples, seed: int) -> Split:
     validate = min(max(math.ceil(VALIDATE_SHARE * n), VALIDATE_LEAST), math.floor(VALIDATE_MOST * n))
     wanted = [n - calibrate - validate, validate, calibrate]
     sides = _assign(units, wanted, seed)
-    fit, held, last = (np.flatnonzero(sides == s) for s in range(3))
-    if not len(fit) or not len(held) or not len(last):
+    fit, validation, last = (np.flatnonzero(sides == s) for s in range(3))
+    if not len(fit) or not len(validation) or not len(last):
         distinct = len(set(units))
         what = "groups" if samples.groups is not None else "distinct samples"
         raise Refusal(
             f"The {n} clean samples form {distinct} {what} that must stay whole, too few for fit, validate and "
             "calibrate. Add clean samples from more of them."
         )
-    return Split(fit, held, last, independent(samples, last))
+    return Split(fit, validation, last, independent(samples, last))
 
 
 def _units(samples: Samples) -> list[bytes]:
@@ -148,10 +148,10 @@ def _by_blocks(samples: Samples, row: NDArray[np.int64], window: int) -> Split |
         at = row[start:end] - row[start]
         for side, low, high in _blocks(pattern, length, window):
             sides[start:end][(at >= low) & (at + window <= high)] = side
-    fit, held, last = (np.flatnonzero(sides == s) for s in range(3))
-    if min(len(fit), len(held), len(last)) == 0:
+    fit, validation, last = (np.flatnonzero(sides == s) for s in range(3))
+    if min(len(fit), len(validation), len(last)) == 0:
         return None
-    return Split(fit, held, last, independent(samples, last), np.sort(np.concatenate([fit, held])))
+    return Split(fit, validation, last, independent(samples, last), np.sort(np.concatenate([fit, validation])))
 
 
 def _whole_items(samples: Samples, row: NDArray[np.int64], window: int) -> list[bytes]:

@@ -311,8 +311,8 @@ class Diffusion(Family):
         nats = torch.zeros_like(share)
         for k, noise in enumerate(estimates):
             nats = nats + self.weight[k] * ((self.noise[k] - noise) * mask).square().flatten(1).sum(1)
-        kept = self.kept_at_last
-        prior = 0.5 * (mask * (kept * y.square() - kept - math.log(1 - kept))).flatten(1).sum(1)
+        signal_share = self.kept_at_last
+        prior = 0.5 * (mask * (signal_share * y.square() - signal_share - math.log(1 - signal_share))).flatten(1).sum(1)
         return (nats + prior) / share + 0.5 * values * (1 + math.log(2 * math.pi / self.ratio_at_first))
 
     def _weights(self) -> Tensor:

@@ -122,16 +122,16 @@ def with_conditions(block: Block, spec: InputSpec, names: Sequence[str], codes: 
         owner = block.place[:, 0] + spec.window - 1
     else:
         owner = np.repeat(np.arange(len(block)), block.count)
-    found = numbers[codes[owner]]
-    good = found >= 0
+    numbers_of_parts = numbers[codes[owner]]
+    good = numbers_of_parts >= 0
     if good.all():
-        return replace(block, conditions=found)
+        return replace(block, conditions=numbers_of_parts)
     there = np.flatnonzero(block.count > 0)
     mine = block.first[there]
-    kept = there[good[mine]]
+    usable = there[good[mine]]
     first, count = np.zeros_like(block.first), np.zeros_like(block.count)
-    first[kept] = (np.cumsum(good) - good)[block.first[kept]]
-    count[kept] = block.count[kept]
+    first[usable] = (np.cumsum(good) - good)[block.first[usable]]
+    count[usable] = block.count[usable]
     errors = dict(block.errors)
     for i, code in zip(there[~good[mine]].tolist(), codes[owner[mine[~good[mine]]]].tolist(), strict=True):
         errors[i] = _unseen(spec, names[code]) if code >= 0 else f"It has no condition; the model knows {_all(spec)}."
@@ -142,7 +142,7 @@ def with_conditions(block: Block, spec: InputSpec, names: Sequence[str], codes: 
         count=count,
         errors=errors,
         place=block.place[good] if block.place is not None else None,
-        conditions=found[good],
+        conditions=numbers_of_parts[good],
     )
 
 

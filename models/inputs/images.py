@@ -114,7 +114,7 @@ def cut(pixels: Pixels, spec: ImageSpec, mask: Mask | None) -> tuple[Pixels, NDA
 
 
 @dataclass(frozen=True)
-class Taken:
+class ImageParts:
     """One image on its way into a block: its parts, or why it has none."""
 
     item: str | None
@@ -132,7 +132,7 @@ class Taken:
 
 def take_image(
     item: str | None, index: int, pixels: Pixels, spec: ImageSpec, mask: Mask | None, group: str | None = None
-) -> Taken:
+) -> ImageParts:
     """Parts of one decoded image (H, W, C), or the reason why there are none."""
     try:
         return take_pixels(item, index, conform(pixels[None], spec)[0], spec, mask, group)
@@ -142,7 +142,7 @@ def take_image(
 
 def take_file(
     item: str, index: int, data: bytes, spec: ImageSpec, mask: Mask | None, group: str | None = None
-) -> Taken:
+) -> ImageParts:
     """Parts of one encoded image, or the reason why there are none."""
     try:
         return take_pixels(item, index, read(data, spec), spec, mask, group)
@@ -152,33 +152,33 @@ def take_file(
 
 def take_pixels(
     item: str | None, index: int, pixels: Pixels, spec: ImageSpec, mask: Mask | None, group: str | None = None
-) -> Taken:
+) -> ImageParts:
     """Parts of one image (H, W, C) that follows the spec already.
 
     Raises:
         Unreadable: the mask is not of the image's size.
     """
     parts, place = cut(pixels, spec, mask)
-    return Taken(item, index, parts, place, pixels.shape[:2], None, group)
+    return ImageParts(item, index, parts, place, pixels.shape[:2], None, group)
 
 
-def unreadable(item: str | None, index: int, error: Unreadable, group: str | None = None) -> Taken:
-    return Taken(item, index, None, error=f"{item or f'image {index}'}: {error}.", group=group)
+def unreadable(item: str | None, index: int, error: Unreadable, group: str | None = None) -> ImageParts:
+    return ImageParts(item, index, None, error=f"{item or f'image {index}'}: {error}.", group=group)
 
 
-def image_block(taken: Sequence[Taken], spec: ImageSpec, grouped: bool = False) -> Block:
+def image_block(cut: Sequence[ImageParts], spec: ImageSpec, grouped: bool = False) -> Block:
     """The block of these images."""
-    count = np.array([one.count for one in taken], np.int64)
-    parts = [one.parts for one in taken if one.parts is not None]
-    place = [one.place for one in taken if one.place is not None]
+    count = np.array([one.count for one in cut], np.int64)
+    parts = [one.parts for one in cut if one.parts is not None]
+    place = [one.place for one in cut if one.place is not None]
     return Block(
-        items=[one.item for one in taken],
-        index=np.array([one.index for one in taken], np.int64),
+        items=[one.item for one in cut],
+        index=np.array([one.index for one in cut], np.int64),
         parts=np.concatenate(parts) if parts else np.empty((0, *spec.shape), spec.dtype),
         first=np.cumsum(count) - count,
         count=count,
-        errors={i: one.error for i, one in enumerate(taken) if one.error is not None},
-        groups=[one.group for one in taken] if grouped else None,
+        errors={i: one.error for i, one in enumerate(cut) if one.error is not None},
+        groups=[one.group for one in cut] if grouped else None,
         place=(np.concatenate(place) if place else np.empty((0, 2), np.int64)) if spec.tile else None,
-        extents=[one.extent for one in taken] if spec.tile else None,
+        extents=[one.extent for one in cut] if spec.tile else None,
     )

@@ -203,8 +203,8 @@ def _row_spec(source: ArraySource | TableFiles, options: InputOptions) -> tuple[
         columns = array_columns(source)
     else:
         table = source.open(_first_readable(source))
-        columns, stamp, said = (role := roles(table, source.options)).features, role.timestamp, role.notes
-        notes += said
+        columns, stamp, notes_on_columns = (role := roles(table, source.options)).features, role.timestamp, role.notes
+        notes += notes_on_columns
     lengths, constant = _survey(source, columns)
     if not sum(lengths):
         raise Refusal(f"{source.path.name} is empty: it holds no row. Give clean data to learn from.")

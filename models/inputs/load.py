@@ -19,7 +19,7 @@ from vaegis.models.inputs.conditions import fitted_numbers, of_source
 from vaegis.models.inputs.images import Mask, fitted_roi
 from vaegis.models.inputs.rows import Rows, RowSpec, Values, Wanted, key_groups, sentence, unusable, wanted_by
 from vaegis.models.inputs.spool import Codes, Ints, Spooled, WordCoder, append, digest_head, mapped
-from vaegis.models.inputs.stream import holds_windows, pixel_chunks, row_items, taken_files, taken_pixels
+from vaegis.models.inputs.stream import array_images, file_images, holds_windows, pixel_chunks, row_items
 from vaegis.models.inputs.windows import window_starts
 from vaegis.models.pixels import Pixels
 from vaegis.models.sources import ArraySource, ImageFolder, Source, TableFiles, as_kind
@@ -62,7 +62,7 @@ def _load_images(
     mask = fitted_roi(spec, roi)
     first, last = source.span
     digest, items = hashlib.sha256(digest_head(spec)), WordCoder()
-    counts, kept = array("q"), array("q")  # parts and number of each readable sample
+    counts, numbers = array("q"), array("q")  # parts and number of each readable sample
     skipped: list[tuple[str, str]] = []
     with path.open("wb") as file:
         for item, start, parts, per in _image_parts(source, spec, mask, skipped):
@@ -74,22 +74,24 @@ def _load_images(
             n = len(parts) // per
             items.add(item, n)
             counts.extend(repeat(per, n))
-            kept.extend(range(start, start + n))
-            tell(kept[-1] + 1 - first, last - first)
-    if not kept:
+            numbers.extend(range(start, start + n))
+            tell(numbers[-1] + 1 - first, last - first)
+    if not numbers:
         some = " ".join(why for _, why in skipped[:3])
         raise Refusal(f"No image of {source.path.name} can be used. {some}")
     count = np.array(counts, np.int64)
     names = items.done()
-    conditions = None if table is None else fitted_numbers(spec, table, names, np.array(kept, np.int64)).repeat(count)
+    conditions = (
+        None if table is None else fitted_numbers(spec, table, names, np.array(numbers, np.int64)).repeat(count)
+    )
     return Spooled(
         spec=spec,
         digest=_with_conditions(digest, conditions),
         items=names,
         first=np.cumsum(count) - count,
         count=count,
-        groups=_image_groups(source, source.options.group_by, "--group-by", kept),
-        calibration_groups=_image_groups(source, spec.calibrate_by, "--calibrate-by", kept),
+        groups=_image_groups(source, source.options.group_by, "--group-by", numbers),
+        calibration_groups=_image_groups(source, spec.calibrate_by, "--calibrate-by", numbers),
         row=None,
         skipped=skipped,
         mapped=mapped(path, spec.dtype, (int(count.sum()), *spec.shape)),
@@ -106,8 +108,8 @@ def _image_parts(
         for start, parts in pixel_chunks(source, spec, mask):
             yield source.path.name, start, parts, 1
         return
-    taken = taken_pixels(source, spec, mask) if isinstance(source, ArraySource) else taken_files(source, spec, mask)
-    for one in taken:
+    stream = array_images(source, spec, mask) if isinstance(source, ArraySource) else file_images(source, spec, mask)
+    for one in stream:
         if one.parts is None:
             skipped.append((str(one.item), str(one.error)))
         else:
@@ -115,7 +117,7 @@ def _image_parts(
 
 
 def _image_groups(
-    source: ImageFolder | ArraySource, how: str | None, option: str, kept: Sequence[int]
+    source: ImageFolder | ArraySource, how: str | None, option: str, numbers: Sequence[int]
 ) -> Sequence[str] | None:
     if how is None:
         return None
@@ -123,11 +125,11 @@ def _image_groups(
     if isinstance(source, ArraySource):
         words = key_groups(source, how, option, strict=True)
         assert words is not None
-        for i in kept:
+        for i in numbers:
             coder.add(words[i])
         return coder.done()
     group = grouping(how, option)
-    for i in kept:
+    for i in numbers:
         name = source.files[i]
         word = group(name)
         if word is None:
@@ -215,7 +217,7 @@ class _RowSpool:
 
     def add(self, name: str, chunks: Iterator[Rows], tell: Callable[[int], None]) -> None:
         base, origin = self.done, 0
-        seen: list[NDArray[np.bool_]] = []  # per row, whether it holds any value
+        observed: list[NDArray[np.bool_]] = []  # per row, whether it holds any value
         together: list[Codes] = []  # per row or window
         calibrate: list[Codes] = []
         inner = hashlib.sha256()
@@ -227,7 +229,7 @@ class _RowSpool:
             units += len(values)
             append(self.file, flat)
             self.done += len(flat)
-            seen.append(np.asarray(~np.isnan(flat).all(axis=1)))
+            observed.append(np.asarray(~np.isnan(flat).all(axis=1)))
             if self.wanted.group_by is not None:
                 together.append(self._codes(self.together, chunk, chunk.together, "--group-by"))
             if self.wanted.calibrate_by is not None:
@@ -248,7 +250,7 @@ class _RowSpool:
             at = np.arange(0, units * span, span, dtype=np.int64)
         else:
             at = window_starts(units, span, self.spec.stride if isinstance(self.spec, SeriesSpec) else 1)
-        at = at[_counts(np.concatenate(seen), at, span) > 0]
+        at = at[_counts(np.concatenate(observed), at, span) > 0]
         each = at // span if self.windows else at  # the unit a sample starts with
         last = each if self.windows else at + span - 1
         if together:

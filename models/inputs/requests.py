@@ -277,8 +277,8 @@ def _images(
     _check_items(items, n)
     mask = fitted_roi(spec, roi)
     if spec.tile:
-        taken = [take_image(items[i] if items else None, i, one, spec, mask) for i, one in enumerate(values)]
-        block = image_block(taken, spec)
+        parts_of_images = [take_image(items[i] if items else None, i, one, spec, mask) for i, one in enumerate(values)]
+        block = image_block(parts_of_images, spec)
         if not block.count.any():
             raise Refusal(block.errors[0])
         return block
@@ -335,14 +335,14 @@ def _rows(
     if items is not None and len(items) == 1:
         items = [*items] * n
     _check_items(items, n)
-    found: list[Block] = []
+    series_blocks: list[Block] = []
     for low, high in _runs(items, n):
         item = items[low] if items is not None else None
         some = stamps[low:high] if stamps is not None else None
         if some is not None:
             _check_order(item, some)
-        found += row_blocks([Rows(item, 0, rows[low:high], some)], spec, ALL)
-    return join(found)
+        series_blocks += row_blocks([Rows(item, 0, rows[low:high], some)], spec, ALL)
+    return join(series_blocks)
 
 
 def _named_block(block: Block, items: Sequence[str] | None, stamps: Sequence[Any] | None) -> Block:

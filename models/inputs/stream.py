@@ -16,8 +16,8 @@ from vaegis.models.blocks import Block, plain
 from vaegis.models.errors import Refusal
 from vaegis.models.inputs.conditions import conditioned, of_source
 from vaegis.models.inputs.images import (
+    ImageParts,
     Mask,
-    Taken,
     fitted_roi,
     image_block,
     take_file,
@@ -59,8 +59,8 @@ def blocks(source: Source, spec: InputSpec, *, roi: Mask | None = None, rows: in
     """
     source = as_kind(source, spec.kind)
     table = of_source(source, spec)
-    found = _blocks(source, spec, roi, rows)
-    yield from found if table is None else conditioned(found, spec, table)
+    stream_of_blocks = _blocks(source, spec, roi, rows)
+    yield from stream_of_blocks if table is None else conditioned(stream_of_blocks, spec, table)
 
 
 def _blocks(source: Source, spec: InputSpec, roi: Mask | None, rows: int) -> Iterator[Block]:
@@ -71,7 +71,7 @@ def _blocks(source: Source, spec: InputSpec, roi: Mask | None, rows: int) -> Ite
             yield from _pixel_blocks(source, spec, mask, rows)
         else:
             grouped = spec.calibrate_by is not None
-            for batch in batched(taken_files(source, spec, mask), spec, rows):
+            for batch in batched(file_images(source, spec, mask), spec, rows):
                 yield image_block(batch, spec, grouped)
         return
     assert not isinstance(source, ImageFolder)
@@ -115,12 +115,12 @@ def row_items(source: ArraySource | TableFiles, spec: RowSpec, wanted: Wanted) -
         yield table_rows(name, partial(source.open, name), source.options, wanted, len(source.files) == 1)
 
 
-def taken_files(source: ImageFolder, spec: ImageSpec, mask: Mask | None) -> Iterator[Taken]:
+def file_images(source: ImageFolder, spec: ImageSpec, mask: Mask | None) -> Iterator[ImageParts]:
     """The images of a folder, decoded by a few threads (Pillow lets go of the interpreter while it decodes)."""
     group = grouping(spec.calibrate_by, "--calibrate-by") if spec.calibrate_by is not None else lambda name: None
     first, _ = source.span
 
-    def take(numbered: tuple[int, str]) -> Taken:
+    def take(numbered: tuple[int, str]) -> ImageParts:
         index, name = numbered
         try:
             data = read_image(source.root / name)
@@ -151,32 +151,32 @@ def pixel_chunks(source: ArraySource, spec: ImageSpec, mask: Mask | None) -> Ite
         yield start, parts
 
 
-def taken_pixels(source: ArraySource, spec: ImageSpec, mask: Mask | None) -> Iterator[Taken]:
+def array_images(source: ArraySource, spec: ImageSpec, mask: Mask | None) -> Iterator[ImageParts]:
     """The images of an array, each cut into tiles."""
     for start, chunk in source.chunks():
         for i, pixels in enumerate(chunk if chunk.ndim == 4 else chunk[..., None]):
             yield take_image(source.path.name, start + i, pixels, spec, mask)
 
 
-def batched(taken: Iterator[Taken], spec: ImageSpec, rows: int) -> Iterator[list[Taken]]:
+def batched(stream: Iterator[ImageParts], spec: ImageSpec, rows: int) -> Iterator[list[ImageParts]]:
     """Images in lists of at most `rows` samples, and about the budget of parts."""
     most = max(1, min(rows, BUDGET // (int(np.prod(spec.shape)) * spec.dtype.itemsize)))
-    held: list[Taken] = []
+    run: list[ImageParts] = []
     parts = 0
-    for one in taken:
-        held.append(one)
+    for one in stream:
+        run.append(one)
         parts += max(1, one.count)
         if parts >= most:
-            yield held
-            held, parts = [], 0
-    if held:
-        yield held
+            yield run
+            run, parts = [], 0
+    if run:
+        yield run
 
 
 def _pixel_blocks(source: ArraySource, spec: ImageSpec, mask: Mask | None, rows: int) -> Iterator[Block]:
     groups = key_groups(source, spec.calibrate_by, "--calibrate-by", strict=False)
     if spec.tile:
-        for batch in batched(taken_pixels(source, spec, mask), spec, rows):
+        for batch in batched(array_images(source, spec, mask), spec, rows):
             block = image_block(batch, spec)
             yield block if groups is None else replace(block, groups=[groups[i] for i in block.index])
         return

@@ -11,7 +11,7 @@ import numpy as np
 
 from vaegis.models.blocks import Block
 from vaegis.models.errors import Malformed, Refusal, TooLarge
-from vaegis.models.inputs.images import Mask, Taken, fitted_roi, image_block, take_pixels, unreadable
+from vaegis.models.inputs.images import ImageParts, Mask, fitted_roi, image_block, take_pixels, unreadable
 from vaegis.models.inputs.options import LIMITS, Limits
 from vaegis.models.inputs.rows import Rows, table_rows, wanted_by
 from vaegis.models.inputs.stream import row_blocks
@@ -59,9 +59,9 @@ def from_files(
         raise Malformed('The body holds no file; send each in a form field "file".')
     check_count(len(files), "file", limits)
     if isinstance(spec, ImageSpec):
-        return image_block(_taken(spec, files, fitted_roi(spec, roi), limits, reader), spec)
+        return image_block(_images(spec, files, fitted_roi(spec, roi), limits, reader), spec)
     wanted = replace(wanted_by(spec), calibrate_by=None)  # the request names its group, not the table
-    found: list[Block] = []
+    table_blocks: list[Block] = []
     rows = 0
     for name, data in files:
         if looks_like_image(data):
@@ -78,16 +78,16 @@ def from_files(
             if len(files) == 1:
                 raise Refusal(why)
             whole.append(Rows(name, 0, np.empty((0, len(spec.columns)), np.float32), error=why))
-        found += row_blocks(whole, spec, ALL)
-    return join(found)
+        table_blocks += row_blocks(whole, spec, ALL)
+    return join(table_blocks)
 
 
-def _taken(
+def _images(
     spec: ImageSpec, files: Sequence[tuple[str, bytes]], mask: Mask | None, limits: Limits, reader: Reader
-) -> list[Taken]:
+) -> list[ImageParts]:
     if not spec.tile:
         check_bytes(len(files) * math.prod(spec.shape) * spec.dtype.itemsize, limits)
-    taken: list[Taken] = []
+    done: list[ImageParts] = []
     total = 0
     for i, pixels in enumerate(reader([data for _, data in files], spec, limits)):
         name = files[i][0]
@@ -97,10 +97,10 @@ def _taken(
             one = take_pixels(name, i, pixels, spec, mask)
         except Unreadable as error:
             one = unreadable(name, i, error)
-        taken.append(one)
+        done.append(one)
         total += 0 if one.parts is None else one.parts.nbytes
         check_bytes(total, limits)
-    return taken
+    return done
 
 
 def join(blocks: Sequence[Block]) -> Block:

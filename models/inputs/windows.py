@@ -39,29 +39,29 @@ def series_blocks(chunks: Iterable[Rows], spec: SeriesSpec, most: int = 4096) ->
     """
     step, window = block_rows(spec, most), spec.window
     source = iter(chunks)
-    held = Held(spec)
+    buffer = RowBuffer(spec)
     done = False
     broken: Rows | None = None
     at = 0  # next row to give out, counted from the item's first row read
     while True:
         # One row more than the block's last window needs: only then is no window known to end at the last row.
-        while not done and held.end < at + step + window:
+        while not done and buffer.end < at + step + window:
             more = next(source, None)
             if more is None or more.error is not None:
                 done, broken = True, more
             else:
-                held.add(more)
-        if done and at >= held.end:
+                buffer.add(more)
+        if done and at >= buffer.end:
             break
-        stop = min(at + step, held.end) if done else at + step
-        yield held.block(at, stop, held.end if done else None)
+        stop = min(at + step, buffer.end) if done else at + step
+        yield buffer.block(at, stop, buffer.end if done else None)
         at = stop
-        held.forget(at - window + 1)
+        buffer.forget(at - window + 1)
     if broken is not None:
         yield broken_block(broken, spec)
 
 
-class Held:
+class RowBuffer:
     """The rows of one item that the next blocks still need."""
 
     def __init__(self, spec: SeriesSpec) -> None:
@@ -130,14 +130,14 @@ class Held:
         position = np.searchsorted(starts, chosen)
         part: NDArray[np.int64] = np.cumsum(good) - good
         whose = blame[position]
-        said = {b: self._blame(b) for b in np.unique(whose[~good[position]]).tolist()}
+        reasons = {b: self._blame(b) for b in np.unique(whose[~good[position]]).tolist()}
         return Block(
             items=items,
             index=index,
             parts=self._windows(starts[good] - self.base),
             first=part[position],
             count=good[position].astype(np.int64),
-            errors={i: said[int(whose[i])] for i in np.flatnonzero(~good[position]).tolist()},
+            errors={i: reasons[int(whose[i])] for i in np.flatnonzero(~good[position]).tolist()},
             timestamps=stamps,
             warmup=row < window - 1,
             groups=groups,
@@ -162,8 +162,8 @@ class Held:
         at = starts - self.base
         rows = np.flatnonzero(bad)
         following = np.append(rows, np.iinfo(np.int64).max)[np.searchsorted(rows, at)]
-        seen = np.concatenate([[0], np.cumsum(~unseen)])
-        empty = seen[at + window] == seen[at]
+        observed = np.concatenate([[0], np.cumsum(~unseen)])
+        empty = observed[at + window] == observed[at]
         good = (following >= at + window) & ~empty
         blame = np.where(following < at + window, following + self.base, np.where(empty, -2, -1))
         return good, blame

@@ -52,20 +52,20 @@ def impute(coder: Coder, parts: NDArray[Any], missing: NDArray[np.bool_], condit
     settled = np.ones(len(parts), bool)
     if not len(moving):
         return Imputed(values, settled, 0)
-    told = conditions[moving] if conditions is not None else None
-    tolerance = SETTLED * _spread(coder, told)
+    codes = conditions[moving] if conditions is not None else None
+    tolerance = SETTLED * _spread(coder, codes)
     holes, known = missing[moving], np.nan_to_num(parts[moving]) if parts.dtype.kind == "f" else parts[moving]
     if spec.missing == "allow":
         # The encoder knows what it is to see a part of a sample, so it begins from what was observed alone.
-        first = coder.decode(coder.encode(np.where(holes, np.nan, known), told)[0], told)
+        first = coder.decode(coder.encode(np.where(holes, np.nan, known), codes)[0], codes)
     else:
-        first = coder.decode(np.zeros((len(moving), coder.size), np.float32), told)
+        first = coder.decode(np.zeros((len(moving), coder.size), np.float32), codes)
     x = np.where(holes, as_raw(first, spec), known)
     left = np.arange(len(moving))  # that still move
     rounds = 0
     while len(left) and rounds < ROUNDS:
         rounds += 1
-        some = told[left] if told is not None else None
+        some = codes[left] if codes is not None else None
         again = as_raw(coder.decode(coder.encode(x[left], some)[0], some), spec)
         after = np.where(holes[left], again, x[left])
         move = np.abs(after.astype(np.float64) - x[left]) > tolerance
@@ -76,9 +76,9 @@ def impute(coder: Coder, parts: NDArray[Any], missing: NDArray[np.bool_], condit
     return Imputed(values, settled, rounds)
 
 
-def _spread(coder: Coder, told: Ints | None) -> NDArray[np.float64]:
+def _spread(coder: Coder, codes: Ints | None) -> NDArray[np.float64]:
     """Standard deviation per column or channel of what the decoder makes of the prior; at least a pixel's step."""
     z = np.random.default_rng(0).standard_normal((DRAWS, coder.size), np.float32)
-    drawn = coder.decode(z, None if told is None else np.resize(told, DRAWS)).astype(np.float64)
+    drawn = coder.decode(z, None if codes is None else np.resize(codes, DRAWS)).astype(np.float64)
     axes = tuple(range(drawn.ndim - 1))
     return np.asarray(np.maximum(drawn.std(axis=axes), 1e-12))

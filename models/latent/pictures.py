@@ -38,9 +38,9 @@ def scatter(places: NDArray[np.float64], groups: Sequence[str | None], title: st
     draw.text((MARGIN, 14), title, fill=INK)
     for i, name in enumerate(names[: len(COLOURS) + 1]):
         y = MARGIN + 22 * i
-        said = name if i < len(COLOURS) else f"and {len(names) - i} more"
+        label = name if i < len(COLOURS) else f"and {len(names) - i} more"
         draw.ellipse([SIDE, y, SIDE + 10, y + 10], fill=colour[name])
-        draw.text((SIDE + 18, y - 1), f"{said[:22]}", fill=INK)
+        draw.text((SIDE + 18, y - 1), f"{label[:22]}", fill=INK)
     return _png(picture)
 
 

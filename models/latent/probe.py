@@ -39,8 +39,8 @@ def linear_probe(latents: NDArray[np.float32], labels: Sequence[str | None]) -> 
         chosen = np.flatnonzero(codes == code)
         fold[chosen] = np.arange(len(chosen)) % FOLDS
     right = 0
-    for held in range(FOLDS):
-        rest = fold != held
+    for test_fold in range(FOLDS):
+        rest = fold != test_fold
         centre, spread = z[rest].mean(axis=0), z[rest].std(axis=0)
         x = np.column_stack([(z - centre) / np.where(spread > 1e-12, spread, 1.0), np.ones(len(z))])
         target = np.eye(len(names))[codes[rest]]

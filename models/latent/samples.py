@@ -25,14 +25,14 @@ def assembled(block: Block, parts: NDArray[Any], spec: InputSpec) -> list[NDArra
     if not isinstance(spec, ImageSpec) or block.extents is None:
         return sample_maps(block, parts.astype(np.float32))
     layers = [sample_maps(block, parts[..., c].astype(np.float32)) for c in range(spec.channels)]
-    found: list[NDArray[np.float32] | None] = []
+    whole: list[NDArray[np.float32] | None] = []
     for one in zip(*layers, strict=True):
         there = [layer for layer in one if layer is not None]
-        found.append(np.stack(there, axis=-1) if there else None)
-    return found
+        whole.append(np.stack(there, axis=-1) if there else None)
+    return whole
 
 
 def stacked(values: Sequence[NDArray[Any] | None], chosen: Sequence[int]) -> NDArray[Any]:
     """The chosen samples' values as one array; each must have some."""
-    found = [values[i] for i in chosen]
-    return np.stack([one for one in found if one is not None])
+    whole = [values[i] for i in chosen]
+    return np.stack([one for one in whole if one is not None])

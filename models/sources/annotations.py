@@ -25,7 +25,7 @@ class Readers(Generic[Table]):
     file: Callable[[Source, Path], Table]
 
 
-def told(source: Source, how: str, option: str, each: str, forms: str, readers: Readers[Table]) -> Table:
+def read_annotations(source: Source, how: str, option: str, each: str, forms: str, readers: Readers[Table]) -> Table:
     """What `column:NAME`, `key:NAME`, `folders` or a csv file says.
 
     Args:

@@ -230,9 +230,9 @@ def _file_header(path: Path) -> Header:
             header = read_header(file, path.name)
     except (ValueError, EOFError, OSError) as error:
         raise Refusal(f"{path.name} is not a readable .npy ({error}); save it again with numpy.save.") from error
-    held = path.stat().st_size - header.offset
-    if held < header.nbytes:
-        raise Refusal(f"{path.name} ends early: {header.nbytes} bytes of data are announced and {held} are there.")
+    size = path.stat().st_size - header.offset
+    if size < header.nbytes:
+        raise Refusal(f"{path.name} ends early: {header.nbytes} bytes of data are announced and {size} are there.")
     return header
 
 

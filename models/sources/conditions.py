@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vaegis.models.errors import Refusal
-from vaegis.models.sources.annotations import Readers, told
+from vaegis.models.sources.annotations import Readers, read_annotations
 from vaegis.models.sources.images import ImageFolder
 from vaegis.models.sources.opening import ArraySource, Source
 from vaegis.models.sources.options import listed, natural_key, span
@@ -53,15 +53,15 @@ class ConditionTable:
 
     def find(self, items: Sequence[str | None], index: NDArray[np.int64]) -> Codes:
         """Codes (n,) into `names` of samples given by item and index; -1 where nothing is said."""
-        found = np.full(len(index), self.default, np.int32)
+        by_sample = np.full(len(index), self.default, np.int32)
         low = 0
         for item, run in groupby(items):
             high = low + sum(1 for _ in run)
-            held = self.items.get(item) if item is not None else None
-            if held is not None and len(held.codes):
-                found[low:high] = held.find(index[low:high])
+            of_item = self.items.get(item) if item is not None else None
+            if of_item is not None and len(of_item.codes):
+                by_sample[low:high] = of_item.find(index[low:high])
             low = high
-        return found
+        return by_sample
 
 
 def read_conditions(source: Source, how: str) -> ConditionTable:
@@ -79,7 +79,7 @@ def read_conditions(source: Source, how: str) -> ConditionTable:
             raise Refusal("--condition is: names no condition; write is:NAME.")
         return ConditionTable((name,), {}, default=0)
     readers = Readers(_from_folders, _from_column, _from_key, _from_file)
-    return told(source, how, "--condition", "condition", FORMS, readers)
+    return read_annotations(source, how, "--condition", "condition", FORMS, readers)
 
 
 def _from_folders(source: ImageFolder) -> ConditionTable:
@@ -99,7 +99,7 @@ def _from_folders(source: ImageFolder) -> ConditionTable:
 
 def _from_column(source: TableFiles, column: str) -> ConditionTable:
     words: dict[str, int] = {}
-    found: dict[str, tuple[int, Codes]] = {}
+    by_item: dict[str, tuple[int, Codes]] = {}
     for name in source.names():
         try:
             table = source.open(name)
@@ -112,8 +112,8 @@ def _from_column(source: TableFiles, column: str) -> ConditionTable:
             continue
         whole = np.concatenate(codes) if codes else np.empty(0, np.int32)
         first, last = span(source.options.rows, len(whole))
-        found[name] = first, whole[first:last]
-    return _table(words, {name: ItemConditions(codes, first) for name, (first, codes) in found.items()})
+        by_item[name] = first, whole[first:last]
+    return _table(words, {name: ItemConditions(codes, first) for name, (first, codes) in by_item.items()})
 
 
 def _from_key(source: ArraySource, key: str) -> ConditionTable:
@@ -180,11 +180,14 @@ def _coded(values: pa.Array | pa.ChunkedArray, words: dict[str, int]) -> Codes:
 
 def _table(words: dict[str, int], items: Mapping[str, ItemConditions]) -> ConditionTable:
     """With codes in the natural order of the names that are really there."""
-    used = {int(c) for held in items.values() for c in np.unique(held.codes)} - {-1}
+    used = {int(c) for of_item in items.values() for c in np.unique(of_item.codes)} - {-1}
     there = [word for word, code in words.items() if code in used]
     names = ordered(there)
     turn = np.full(len(words) + 1, -1, np.int32)
     for i, name in enumerate(names):
         turn[words[name]] = i
-    turned = {n: ItemConditions(turn[held.codes], held.start, held.index, held.every) for n, held in items.items()}
+    turned = {
+        n: ItemConditions(turn[of_item.codes], of_item.start, of_item.index, of_item.every)
+        for n, of_item in items.items()
+    }
     return ConditionTable(names, turned)

@@ -55,11 +55,11 @@ def is_image_file(path: Path) -> bool:
 
 def walk(folder: Path) -> list[str]:
     """Every visible file below `folder`, as POSIX paths relative to it. Links to folders are not followed."""
-    found: list[str] = []
+    paths: list[str] = []
     for where, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [(Path(where) / name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
-    return found
+        paths += [(Path(where) / name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
+    return paths
 
 
 def grouping(how: str, option: str) -> Callable[[str], str | None]:

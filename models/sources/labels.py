@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vaegis.models.errors import Refusal
-from vaegis.models.sources.annotations import Readers, told
+from vaegis.models.sources.annotations import Readers, read_annotations
 from vaegis.models.sources.images import ImageFolder
 from vaegis.models.sources.opening import ArraySource, Source
 from vaegis.models.sources.options import listed, span
@@ -50,19 +50,19 @@ class LabelTable:
         for item, run in groupby(items):
             here = np.arange(low, low + sum(1 for _ in run))
             low += len(here)
-            held = self.items.get(item) if item is not None else None
-            if held is None:
+            of_item = self.items.get(item) if item is not None else None
+            if of_item is None:
                 continue
-            if held.index[0] == EVERY:
+            if of_item.index[0] == EVERY:
                 at = np.zeros(len(here), np.int64)
             else:
-                at = np.minimum(np.searchsorted(held.index, index[here]), len(held.index) - 1)
-                known = held.index[at] == index[here]
+                at = np.minimum(np.searchsorted(of_item.index, index[here]), len(of_item.index) - 1)
+                known = of_item.index[at] == index[here]
                 here, at = here[known], at[known]
-            label[here] = held.label[at]
-            if held.classes is not None:
+            label[here] = of_item.label[at]
+            if of_item.classes is not None:
                 for i, k in zip(here.tolist(), at.tolist(), strict=True):
-                    classes[i] = held.classes[k]
+                    classes[i] = of_item.classes[k]
         return label, classes
 
 
@@ -77,7 +77,7 @@ def read_labels(source: Source, kind: Kind, how: str) -> LabelTable:
         Refusal: labels cannot be had that way from this source, or are incomplete.
     """
     readers = Readers(_from_folders if kind == "image" else None, _from_column, _from_key, _from_file)
-    return told(
+    return read_annotations(
         source, how, "--labels", "class (good = clean)", "a csv file, column:NAME, key:NAME or folders", readers
     )
 

@@ -57,9 +57,9 @@ def as_kind(source: Source, kind: Kind) -> Source:
     """
     if source.kind == kind:
         return source
-    said = source.options.kind
-    if said is not None:
-        raise Refusal(f"--kind {said} was given, but the model takes {_plural(kind)}; leave --kind out.")
+    wanted = source.options.kind
+    if wanted is not None:
+        raise Refusal(f"--kind {wanted} was given, but the model takes {_plural(kind)}; leave --kind out.")
     match source:
         case ArrayFile() | ArrayMemory():
             name = source.path.name if source.key is None else f"Array {source.key!r} of {source.path.name}"
@@ -67,8 +67,8 @@ def as_kind(source: Source, kind: Kind) -> Source:
             return replace(source, kind=kind)
         case TableFiles() if kind != "image":
             return TableFiles(source.path, source.options, kind, source.root, source.files)
-    held = "images" if isinstance(source, ImageFolder) else "tables"
-    raise Refusal(f"{source.path.name} holds {held}, but the model takes {_plural(kind)}; give it those.")
+    content = "images" if isinstance(source, ImageFolder) else "tables"
+    raise Refusal(f"{source.path.name} holds {content}, but the model takes {_plural(kind)}; give it those.")
 
 
 def _plural(kind: Kind) -> str:
@@ -82,28 +82,28 @@ def _table_kind(name: str, options: SourceOptions) -> Kind:
 
 
 def _folder(path: Path, options: SourceOptions) -> Source:
-    found = walk(path)
-    if not found:
+    paths = walk(path)
+    if not paths:
         raise Refusal(f"Folder {path.name} is empty; put images, csv or Parquet files into it.")
     images: list[str] = []
     if options.kind in (None, "image"):
         # A suffix settles most files; the bytes of the others are looked at only where nothing has an image's name.
-        images = [name for name in found if name.lower().endswith(IMAGE_SUFFIXES)]
+        images = [name for name in paths if name.lower().endswith(IMAGE_SUFFIXES)]
         others = TABLE_SUFFIXES + ARRAY_SUFFIXES
-        images = images or [n for n in found if not n.lower().endswith(others) and is_image_file(path / n)]
+        images = images or [n for n in paths if not n.lower().endswith(others) and is_image_file(path / n)]
     if images:
         folder = ImageFolder(path, options, path, tuple(sorted(images, key=natural_key)))
         first, last = folder.span
         if first == last:
             raise Refusal(f"--rows leaves nothing of {path.name}, which holds {len(images)} images.")
         return folder
-    tables = [name for name in found if name.lower().endswith(TABLE_SUFFIXES)]
+    tables = [name for name in paths if name.lower().endswith(TABLE_SUFFIXES)]
     if tables and options.kind != "image":
         kind = _table_kind(path.name, options)
         return TableFiles(path, options, kind, path, tuple(sorted(tables, key=natural_key)))
-    some = sorted(found, key=natural_key)
+    some = sorted(paths, key=natural_key)
     wanted = {"image": "images", "series": "tables", "vector": "tables"}.get(options.kind or "", "images or tables")
     raise Refusal(
-        f"Folder {path.name} holds no {wanted} among its {len(found)} files ({listed(some, 3)}); give PNG, JPEG, BMP, "
+        f"Folder {path.name} holds no {wanted} among its {len(paths)} files ({listed(some, 3)}); give PNG, JPEG, BMP, "
         "TIFF or WebP images, or csv or Parquet files."
     )

@@ -33,7 +33,7 @@ def ensemble(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write the bundle here instead of registering it.")
     ] = None,
-    asked: shared.Asked,
+    source_options: shared.ReadingOptions,
 ) -> None:
     """Make one model of several: it runs them all, its score is the mean of theirs, its thresholds are its own.
 
@@ -58,7 +58,7 @@ def ensemble(
     members = _members(models)
     check(members)
     spec = members[0].bundle.spec
-    reading = asked.reading(calibrate_by=spec.calibrate_by)
+    reading = source_options.reading(calibrate_by=spec.calibrate_by)
     graph = merge(members)
     settings = read_settings()
     aside: Path | None = None
@@ -76,7 +76,7 @@ def ensemble(
             outcome = str(out)
             if out is None:
                 with closing(Registry.open(settings)) as registry:
-                    outcome = shared.kept(registry.add(name, bundle.path, move=True), name)
+                    outcome = shared.registration_phrase(registry.add(name, bundle.path, move=True), name)
         finally:
             if aside is not None:
                 shutil.rmtree(aside, ignore_errors=True)

@@ -35,7 +35,7 @@ def evaluate(
     decide_by: shared.DecideBy = "score",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.json", help="Write the figures as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON only.")] = False,
-    asked: shared.Asked,
+    source_options: shared.ReadingOptions,
     device: shared.Device = "auto",
 ) -> None:
     """Compare a model's verdicts with labels: how well it ranks, what it finds, how often it cries wolf.
@@ -51,7 +51,7 @@ def evaluate(
     fitting.need_training()
     if device not in ("auto", "cuda", "cpu"):
         raise Refusal(f"--device {device} is unknown; write auto, cuda or cpu.")
-    reading = asked.reading(labels=labels)
+    reading = source_options.reading(labels=labels)
     folder = shared.bundle_for(model, bundle)
     outcome = fitting.evaluate(
         source, folder, labels, reading, alpha, threshold, decide_by, cast(Any, device), with_progress

@@ -72,7 +72,7 @@ def fit(
             " (series); noise (vectors).",
         ),
     ] = None,
-    asked: shared.Asked,
+    source_options: shared.ReadingOptions,
     group_by: Annotated[
         str | None,
         typer.Option(
@@ -157,7 +157,7 @@ def fit(
         work=settings.home / "fits",
         family=family,
         arguments=shared.arguments(set_ or (), recipe),
-        reading=asked.reading(group_by, calibrate_by, condition=condition),
+        reading=source_options.reading(group_by, calibrate_by, condition=condition),
         shaping=InputOptions(
             size=shared.size(size),
             tile=tile,
@@ -222,8 +222,8 @@ def _watch(console: Console) -> Iterator[Watch]:
 
     def step(at: Step) -> None:
         terms = "  ".join(f"{k} {v:.3g}" for k, v in at.terms.items())
-        held = f"  validate {at.validate:.4g}" if at.validate is not None else ""
-        bar.update(task, description="fitting", completed=at.step, total=at.total, loss=terms + held)
+        validation = f"  validate {at.validate:.4g}" if at.validate is not None else ""
+        bar.update(task, description="fitting", completed=at.step, total=at.total, loss=terms + validation)
 
     def stage(text: str) -> None:
         console.print(text, style="bold", markup=False)
@@ -238,8 +238,8 @@ def _tell(console: Console, name: str, outcome: Outcome) -> None:
     """What came of it, in a few lines."""
     result, place = outcome.result, outcome.placement.path
     manifest, decision, counts = result.bundle.manifest, result.report.decision, result.split.counts()
-    kept = shared.kept_at(outcome.placement, name)
-    console.print(f"{kept}  (digest {manifest.digest[:12]})", style="bold", markup=False)
+    where = shared.placement_phrase(outcome.placement, name)
+    console.print(f"{where}  (digest {manifest.digest[:12]})", style="bold", markup=False)
     console.print(
         f"  learned from {counts['fit']} clean samples, validated on {counts['validate']}, calibrated on "
         f"{counts['calibrate']}; {result.fit.steps} steps in {result.fit.seconds:.0f} s ({result.fit.stopped})"

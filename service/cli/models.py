@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from vaegis.models.errors import Refusal
-from vaegis.service.cli.options import Asked, Device, Source, kept, reads
+from vaegis.service.cli.options import Device, ReadingOptions, Source, reads, registration_phrase
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,14 +77,14 @@ def import_(
 ) -> None:
     """Register a bundle: every byte of it is verified and copied. A model's first version becomes its champion."""
     with _registry() as registry:
-        kept = registry.add(name, bundle, by=_who())
+        added = registry.add(name, bundle, by=_who())
     if as_json:
-        _json({"name": kept.name, "version": kept.version, "digest": kept.digest, "promoted": kept.promoted})
+        _json({"name": added.name, "version": added.version, "digest": added.digest, "promoted": added.promoted})
         return
-    more = ", registered before" if kept.known else ", now its champion" if kept.promoted else ""
-    typer.echo(f"{kept.name} version {kept.version}{more}.")
-    if not kept.known and not kept.promoted:
-        typer.echo(f"Promote it with: vaegis models promote {kept.name}@{kept.version}")
+    more = ", registered before" if added.known else ", now its champion" if added.promoted else ""
+    typer.echo(f"{added.name} version {added.version}{more}.")
+    if not added.known and not added.promoted:
+        typer.echo(f"Promote it with: vaegis models promote {added.name}@{added.version}")
 
 
 @app.command()
@@ -127,8 +127,8 @@ def canary(
         raise Refusal("Give --share, such as --share 0.05, or --end." if not end else "--end takes no --share.")
     with _servings() as servings:
         now = servings.canary(name, target, share or 0.0, _who())
-    said = f"{name} version {now.canary} answers {now.share:.3g} of its requests now."
-    _trialled(name, now, said if now.canary is not None else f"{name} has no canary now.", as_json)
+    effect = f"{name} version {now.canary} answers {now.share:.3g} of its requests now."
+    _print_trial(name, now, effect if now.canary is not None else f"{name} has no canary now.", as_json)
 
 
 @app.command()
@@ -146,8 +146,8 @@ def shadow(
     name, target = _trial(address, end)
     with _servings() as servings:
         now = servings.shadow(name, target, _who())
-    said = f"{name} version {now.shadow} scores the same traffic now; see GET /v1/models/{name}/shadow."
-    _trialled(name, now, said if now.shadow is not None else f"{name} has no shadow now.", as_json)
+    effect = f"{name} version {now.shadow} scores the same traffic now; see GET /v1/models/{name}/shadow."
+    _print_trial(name, now, effect if now.shadow is not None else f"{name} has no shadow now.", as_json)
 
 
 @app.command()
@@ -156,7 +156,7 @@ def half(
     *,
     source: Source,
     model: Annotated[str, typer.Option("--model", help="The model: NAME, NAME@VERSION or NAME@ALIAS.")],
-    asked: Asked,
+    source_options: ReadingOptions,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -175,8 +175,8 @@ def half(
     with _registry() as registry, TemporaryDirectory(prefix="vaegis-half-") as folder:
         of = registry.resolve(model)
         bundle = open_bundle(of.path)
-        asked = replace(asked, kind=asked.kind or bundle.spec.kind)
-        clean = open_source(source, asked.reading(calibrate_by=bundle.spec.calibrate_by))
+        source_options = replace(source_options, kind=source_options.kind or bundle.spec.kind)
+        clean = open_source(source, source_options.reading(calibrate_by=bundle.spec.calibrate_by))
         samples = inputs.load(clean, bundle.spec, Path(folder) / "samples", roi=bundle.roi)
         for item, why in samples.skipped:
             typer.echo(f"  note: Left out {item}: {why}", err=True)
@@ -194,7 +194,7 @@ def half(
         return
     flips = f"{agreement.flips}, all near the threshold," if agreement.flips else "none"
     typer.echo(f"{agreement.samples} clean samples: ranks agree to {worst:.6f}; {flips} decided differently.")
-    typer.echo(kept(added, of.name) + ".")
+    typer.echo(registration_phrase(added, of.name) + ".")
 
 
 def _trial(address: str, end: bool) -> tuple[str, str | None]:
@@ -206,11 +206,11 @@ def _trial(address: str, end: bool) -> tuple[str, str | None]:
     return name, target
 
 
-def _trialled(name: str, now: Serving, said: str, as_json: bool) -> None:
+def _print_trial(name: str, now: Serving, effect: str, as_json: bool) -> None:
     if as_json:
         _json({"name": name, "canary": now.canary, "share": now.share, "shadow": now.shadow})
     else:
-        typer.echo(said)
+        typer.echo(effect)
 
 
 def _moved(name: str, p: Promotion, as_json: bool) -> None:

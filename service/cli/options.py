@@ -72,7 +72,7 @@ DecideBy = Annotated[str, typer.Option("--decide-by", metavar="TERM", help="`sco
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReadingOptions:
     """How a source is to be read, as the options say it that every command takes which reads one; see `reads`."""
 
     kind: KindOption = None
@@ -116,23 +116,23 @@ class Asked:
 
 
 def reads(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the options of `Asked`, in the place of its parameter `asked`.
+    """Gives a command the options of `ReadingOptions`, in the place of its parameter `source_options`.
 
     Args:
         without: those that it does not take.
     """
-    hints = get_type_hints(Asked, include_extras=True)
+    hints = get_type_hints(ReadingOptions, include_extras=True)
     options = [Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=t) for n, t in hints.items()]
     options = [o for o in options if o.name not in without]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = signature(command, eval_str=True).parameters
-        parameters = [q for n, p in own.items() for q in (options if n == "asked" else [p])]
+        parameters = [q for n, p in own.items() for q in (options if n == "source_options" else [p])]
 
         @wraps(command)
         def run(**given: Any) -> None:
-            asked = Asked(**{o.name: given.pop(o.name) for o in options})
-            command(**given, asked=asked)
+            source_options = ReadingOptions(**{o.name: given.pop(o.name) for o in options})
+            command(**given, source_options=source_options)
 
         # What Typer reads the options from.
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
@@ -173,21 +173,21 @@ def arguments(pairs: Sequence[str], recipe: Path | None) -> dict[str, Any]:
     Raises:
         Refusal: a pair without `=`, a recipe that is not TOML.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if recipe is not None:
         import tomllib
 
         try:
-            found = tomllib.loads(recipe.read_text("utf-8"))
+            settings = tomllib.loads(recipe.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise Refusal(f"--recipe {recipe} cannot be read as TOML: {error}.") from error
-        found = {k: v for key, value in found.items() for k, v in _flat(key, value)}
+        settings = {k: v for key, value in settings.items() for k, v in _flat(key, value)}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise Refusal(f"--set {pair} is not key=value; write for example --set latent=32.")
-        found[key.strip()] = value_of(value.strip())
-    return found
+        settings[key.strip()] = value_of(value.strip())
+    return settings
 
 
 def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
@@ -225,15 +225,15 @@ def bundle_for(model: str | None, bundle: Path | None) -> Path:
         return registry.resolve(model).path
 
 
-def kept(added: Registered, name: str) -> str:
+def registration_phrase(added: Registered, name: str) -> str:
     """What became of a bundle that was registered, in a phrase."""
-    said = f"{name} version {added.version}"
-    said += ", registered before" if added.known else ", now its champion" if added.promoted else ""
+    text = f"{name} version {added.version}"
+    text += ", registered before" if added.known else ", now its champion" if added.promoted else ""
     if not added.promoted and not added.known:
-        said += f"; promote it with: vaegis models promote {name}@{added.version}"
-    return said
+        text += f"; promote it with: vaegis models promote {name}@{added.version}"
+    return text
 
 
-def kept_at(placement: Placement, name: str) -> str:
+def placement_phrase(placement: Placement, name: str) -> str:
     """Where a bundle is kept, in a phrase."""
-    return f"{placement.path}" if placement.registered is None else kept(placement.registered, name)
+    return f"{placement.path}" if placement.registered is None else registration_phrase(placement.registered, name)

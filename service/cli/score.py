@@ -48,7 +48,7 @@ def score(
     fail_on_anomaly: Annotated[
         bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if anything is anomalous, 4 if anything is unjudged.")
     ] = False,
-    asked: shared.Asked,
+    source_options: shared.ReadingOptions,
     device: shared.Device = "auto",
 ) -> None:
     """Say of every sample in SOURCE how strange it is, and whether it is an anomaly.
@@ -65,7 +65,7 @@ def score(
     outputs.check(source)
     scorer, decision, stream = open_scoring(
         source, shared.bundle_for(model, bundle), alpha, threshold, decide_by, group, device,
-        asked.reading(), outputs.need_maps,
+        source_options.reading(), outputs.need_maps,
     )  # fmt: skip
     summary = Summary()
     with ExitStack() as stack:

@@ -76,15 +76,15 @@ def serve(
     listening = _listen(settings.host, settings.port)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"{scheme}://{shown}:{listening.getsockname()[1]}"
-    said = f"Vaegis listens on {url} (documentation: {url}/docs, {{}}). Ctrl+C ends it."
+    greeting = f"Vaegis listens on {url} (documentation: {url}/docs, {{}}). Ctrl+C ends it."
     if settings.workers == 1:
         from vaegis.service.processes.web import serve as serve_here
 
-        serve_here(settings, listening, ready=lambda device: typer.echo(said.format(f"device: {device}")))
+        serve_here(settings, listening, ready=lambda device: typer.echo(greeting.format(f"device: {device}")))
         return
     from vaegis.service.processes.supervisor import Workers
 
-    typer.echo(said.format(f"workers: {settings.workers}"))
+    typer.echo(greeting.format(f"workers: {settings.workers}"))
     raise typer.Exit(Workers(settings, listening, settings.workers).run())
 
 

@@ -107,5 +107,5 @@ def tell(console: Console, name: str, comparison: fitting.Comparison) -> None:
         if entry.why is not None:
             console.print(f"  {entry.name}: {entry.why}", markup=False)
     for family, placement in comparison.placements.items():
-        console.print(f"  {shared.kept_at(placement, f'{name}-{family}')}", markup=False)
+        console.print(f"  {shared.placement_phrase(placement, f'{name}-{family}')}", markup=False)
     console.print(f"  page: {comparison.page}", markup=False)

@@ -54,7 +54,7 @@ def main() -> None:
             sizes = [n for (n,) in LENGTH.iter_unpack(_receive(pipe, count * LENGTH.size))]
             # All of them before the first answer: two ends that both wait to be read would wait for ever.
             files = [_receive(pipe, n) for n in sizes]
-            held, since = bytearray(), time.monotonic()
+            buffer, since = bytearray(), time.monotonic()
             for data in files:
                 _allow_time(seconds)
                 try:
@@ -64,14 +64,14 @@ def main() -> None:
                     status, form, raw = NO_MEMORY, (0, 0, 0, 0), memoryview(b"")
                 except Unreadable as error:
                     status, form, raw = UNREADABLE, (0, 0, 0, 0), memoryview(str(error)[:1000].encode())
-                held += ANSWER.pack(status, *form, len(raw))
-                if len(held) + len(raw) <= HELD_BYTES and time.monotonic() - since < HELD_SECONDS:
-                    held += raw
+                buffer += ANSWER.pack(status, *form, len(raw))
+                if len(buffer) + len(raw) <= HELD_BYTES and time.monotonic() - since < HELD_SECONDS:
+                    buffer += raw
                     continue
-                pipe.sendall(held)
+                pipe.sendall(buffer)
                 pipe.sendall(raw)
-                held, since = bytearray(), time.monotonic()
-            pipe.sendall(held)
+                buffer, since = bytearray(), time.monotonic()
+            pipe.sendall(buffer)
 
 
 def _limit(memory: int) -> None:

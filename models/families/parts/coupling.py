@@ -83,17 +83,17 @@ class Level(nn.Module):
         for step in self.steps:
             x, shares = step(x, shares)
         if self.below is not None:
-            kept, done = x.chunk(2, dim=1)
+            passed, done = x.chunk(2, dim=1)
             some, rest = shares.chunk(2, dim=1)
-            kept, some = self.below(kept, some)
-            x, shares = torch.cat([kept, done], dim=1), torch.cat([some, rest], dim=1)
+            passed, some = self.below(passed, some)
+            x, shares = torch.cat([passed, done], dim=1), torch.cat([some, rest], dim=1)
         return unsqueeze(x), unsqueeze(shares)
 
     def inverse(self, z: Tensor) -> Tensor:
         z = squeeze(z)
         if self.below is not None:
-            kept, done = z.chunk(2, dim=1)
-            z = torch.cat([self.below.inverse(kept), done], dim=1)
+            passed, done = z.chunk(2, dim=1)
+            z = torch.cat([self.below.inverse(passed), done], dim=1)
         for step in reversed(self.steps):
             z = step.inverse(z)  # type: ignore[operator]
         return unsqueeze(z)

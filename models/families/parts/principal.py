@@ -206,11 +206,11 @@ def _by_share(values: Tensor, total: float, share: float) -> int:
 
 def _by_bic(values: Tensor, total: float, count: int, size: int, least: float) -> int:
     best, highest = 1, -math.inf
-    kept = logs = 0.0
+    eigenvalue_sum = logs = 0.0
     for q, value in enumerate(values.tolist(), start=1):
-        kept += value
+        eigenvalue_sum += value
         logs += math.log(max(value, least))
-        noise = max((total - kept) / max(size - q, 1), least)
+        noise = max((total - eigenvalue_sum) / max(size - q, 1), least)
         numbers = size + q * size - q * (q - 1) / 2 + 1
         fits = -0.5 * count * (logs + (size - q) * math.log(noise)) - 0.5 * numbers * math.log(max(count, 2))
         if fits > highest:

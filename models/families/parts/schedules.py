@@ -41,8 +41,8 @@ def alpha_bar(schedule: str, steps: int) -> Tensor:
             beta = torch.linspace(float(ends[0].sqrt()), float(ends[1].sqrt()), steps, dtype=torch.float64).square()
         else:
             beta = torch.linspace(float(ends[0]), float(ends[1]), steps, dtype=torch.float64)
-    kept = torch.cumprod(1 - beta.clamp(max=MOST), 0)
-    return torch.cat([torch.ones(1, dtype=torch.float64), kept])
+    product = torch.cumprod(1 - beta.clamp(max=MOST), 0)
+    return torch.cat([torch.ones(1, dtype=torch.float64), product])
 
 
 class Schedule(nn.Module):

@@ -22,7 +22,7 @@ def encode(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A row per sample: .parquet or .csv.")],
     model: shared.ModelName = None,
     bundle: shared.BundleFolder = None,
-    asked: shared.Asked,
+    source_options: shared.ReadingOptions,
     device: shared.Device = "auto",
 ) -> None:
     """Write the latent mean and log-variance of every sample in SOURCE.
@@ -34,7 +34,7 @@ def encode(
     from vaegis.models.bundle import ENCODER
     from vaegis.models.outputs.table_file import TableFile
 
-    reading = asked.reading()
+    reading = source_options.reading()
     coder = opening.open_coder(model, bundle, device)
     coder.need(ENCODER, "encode")
     stream = opening.open_blocks(coder, source, reading)

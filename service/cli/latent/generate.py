@@ -39,10 +39,10 @@ def generate(
     from vaegis.models.outputs.sample_files import sample_files
 
     coder = opening.open_coder(model, bundle, device)
-    told = condition_for_all(coder.spec, condition, 1)
-    made = coder.generate(n, seed, None if told is None else int(told[0]), steps)
-    if made.shape[1:] != coder.spec.shape:
-        raise Refusal(f"The model's sampler gives samples of shape {made.shape[1:]}, not {coder.spec.shape}.")
+    codes = condition_for_all(coder.spec, condition, 1)
+    samples = coder.generate(n, seed, None if codes is None else int(codes[0]), steps)
+    if samples.shape[1:] != coder.spec.shape:
+        raise Refusal(f"The model's sampler gives samples of shape {samples.shape[1:]}, not {coder.spec.shape}.")
     with sample_files(out, coder.spec) as files:
-        files.write(as_raw(made, coder.spec), [None] * n, np.arange(n, dtype=np.int64))
+        files.write(as_raw(samples, coder.spec), [None] * n, np.arange(n, dtype=np.int64))
     typer.echo(f"{n:,} samples in {out}")

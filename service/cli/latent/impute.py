@@ -32,7 +32,7 @@ def impute(
         Path | None,
         typer.Option("--mask", metavar="MASK.png|DIR", help="Images: what is not black is missing; one, or one each."),
     ] = None,
-    asked: shared.Asked,
+    source_options: shared.ReadingOptions,
     device: shared.Device = "auto",
 ) -> None:
     """Fill in missing values: NaN in series and tables, the pixels of --mask in images.
@@ -44,7 +44,7 @@ def impute(
     from vaegis.models.bundle import DECODER, ENCODER
     from vaegis.models.outputs.sample_files import sample_files
 
-    reading = asked.reading()
+    reading = source_options.reading()
     coder = opening.open_coder(model, bundle, device)
     coder.need(ENCODER, "impute")
     coder.need(DECODER, "impute")
@@ -93,8 +93,8 @@ def _filled(coder: Coder, block: Block, mask: Path | None) -> tuple[Any, Any, An
         parts = block.parts[block.first[there]]
         missing = np.stack([np.broadcast_to(_mask(mask, block.items[i], p)[..., None], p.shape)
                             for i, p in zip(there.tolist(), parts, strict=True)])  # fmt: skip
-        told = block.conditions[block.first[there]] if block.conditions is not None else None
-        done = complete(coder, parts, missing, told)
+        codes = block.conditions[block.first[there]] if block.conditions is not None else None
+        done = complete(coder, parts, missing, codes)
         return there, done.values, missing, done.settled
     holes = np.isnan(block.parts)
     done = complete(coder, block.parts, holes, block.conditions)
@@ -102,9 +102,9 @@ def _filled(coder: Coder, block: Block, mask: Path | None) -> tuple[Any, Any, An
     # A row is missing where it was in the source: the mean over its windows of what stood there is no number.
     raw = assembled(block, block.parts, coder.spec)
     there = np.array([i for i in there if values[i] is not None], np.int64)
-    kept, original = stacked(values, there.tolist()), stacked(raw, there.tolist())
+    completed, original = stacked(values, there.tolist()), stacked(raw, there.tolist())
     missing = np.isnan(original)
-    return there, np.where(missing, kept, original), missing, done.settled[block.first[there]]
+    return there, np.where(missing, completed, original), missing, done.settled[block.first[there]]
 
 
 def _mask(mask: Path, item: str | None, part: NDArray[np.generic]) -> NDArray[np.bool_]:
@@ -119,16 +119,16 @@ def _mask(mask: Path, item: str | None, part: NDArray[np.generic]) -> NDArray[np
         tried = [mask / stem.with_suffix(s) for s in (".png", stem.suffix or ".png", ".bmp", ".tif")]
         path = next((p for p in tried if p.is_file()), tried[0])
     try:
-        found = np.asarray(decode(path.read_bytes()).any(axis=-1))
+        hidden = np.asarray(decode(path.read_bytes()).any(axis=-1))
     except OSError as error:
         raise Refusal(f"--mask: {path} cannot be read ({error.strerror}); give a mask image for {item}.") from error
     except Unreadable as error:
         raise Refusal(f"--mask: {path.name}: {error}.") from error
-    if found.shape != part.shape[:2]:
+    if hidden.shape != part.shape[:2]:
         raise Refusal(
-            f"--mask: {path.name} is {found.shape[0]}x{found.shape[1]} and the images are "
+            f"--mask: {path.name} is {hidden.shape[0]}x{hidden.shape[1]} and the images are "
             f"{part.shape[0]}x{part.shape[1]}; draw it on one of them."
         )
-    if found.all():
+    if hidden.all():
         raise Refusal(f"--mask: {path.name} marks every pixel as missing; leave some to go by.")
-    return found
+    return hidden

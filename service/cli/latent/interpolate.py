@@ -30,7 +30,7 @@ def interpolate(
         typer.Option("--arith", metavar="A-B+C", help="This sum of latents instead; the samples are A, B, C, ..."),
     ] = None,
     condition: opening.Condition = None,
-    asked: shared.Asked,
+    source_options: shared.ReadingOptions,
     device: shared.Device = "auto",
 ) -> None:
     """Walk from sample A to sample B in latent space, or add and subtract samples there.
@@ -53,14 +53,14 @@ def interpolate(
     coder = opening.open_coder(model, bundle, device)
     coder.need(ENCODER, "interpolate")
     coder.need(DECODER, "interpolate")
-    told = condition_for_all(coder.spec, condition, len(samples))
-    reading = asked.reading()
+    codes = condition_for_all(coder.spec, condition, len(samples))
+    reading = source_options.reading()
     parts = np.concatenate([opening.one_part(coder, text, reading) for text in samples])
-    latents, _ = coder.encode(parts, told)
+    latents, _ = coder.encode(parts, codes)
     # Of a sum, what it was made of comes first and the sum last.
     path = line(latents[0], latents[1], steps) if weights is None else np.vstack([latents, combine(latents, weights)])
-    made = as_raw(coder.decode(path, condition_for_all(coder.spec, condition, len(path))), coder.spec)
+    decoded = as_raw(coder.decode(path, condition_for_all(coder.spec, condition, len(path))), coder.spec)
     with sample_files(out, coder.spec) as files:
-        names = [None] * len(made) if weights is None else [*(chr(65 + i) for i in range(len(samples))), "sum"]
-        files.write(made, names, np.arange(len(made), dtype=np.int64))
-    typer.echo(f"{len(made)} samples in {out}" if weights is None else f"{arith} is the last sample in {out}")
+        names = [None] * len(decoded) if weights is None else [*(chr(65 + i) for i in range(len(samples))), "sum"]
+        files.write(decoded, names, np.arange(len(decoded), dtype=np.int64))
+    typer.echo(f"{len(decoded)} samples in {out}" if weights is None else f"{arith} is the last sample in {out}")

@@ -44,7 +44,7 @@ def latent(
         str | None,
         typer.Option("--traverse", metavar="3,5|active", help="Move these units one by one; `active`: those in use."),
     ] = None,
-    asked: shared.Asked,
+    source_options: shared.ReadingOptions,
     device: shared.Device = "auto",
 ) -> None:
     """Draw where the samples of SOURCE lie in latent space, and what the decoder makes of the places between.
@@ -60,7 +60,7 @@ def latent(
 
     if out.exists() and not out.is_dir():
         raise Conflict(f"--out {out} is a file; name a folder.")
-    reading = asked.reading(labels=labels)
+    reading = source_options.reading(labels=labels)
     coder = opening.open_coder(model, bundle, device)
     coder.need(ENCODER, "draw its latent space")
     table = read_labels(open_source(source, reading), coder.spec.kind, labels) if labels is not None else None

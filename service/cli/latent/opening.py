@@ -57,24 +57,24 @@ def one_part(coder: Coder, text: str, reading: SourceOptions) -> NDArray[np.gene
     path, index = Path(text), None
     if not path.exists() and (match := re.fullmatch(r"(.+):(\d+)", text)):
         path, index = Path(match[1]), int(match[2])
-    told = replace(reading, condition=f"is:{coder.spec.conditions[0]}") if coder.spec.conditions else reading
-    seen = 0
-    for block in open_blocks(coder, path, told):
-        seen += len(block)
+    any_condition = replace(reading, condition=f"is:{coder.spec.conditions[0]}") if coder.spec.conditions else reading
+    samples = 0
+    for block in open_blocks(coder, path, any_condition):
+        samples += len(block)
         for i, number in enumerate(block.index.tolist()):
             if index is not None and number != index:
                 continue
-            if index is None and seen > 1:
+            if index is None and samples > 1:
                 break
             if not block.count[i]:
                 raise Refusal(f"{text} cannot be used: {block.errors.get(i, 'it could not be read.')}")
             if block.count[i] > 1:
                 raise Refusal(f"{text} is cut into {block.count[i]} tiles; only whole images have one latent.")
-            if index is not None or _only(coder, path, told):
+            if index is not None or _only(coder, path, any_condition):
                 first = int(block.first[i])
                 return block.parts[first : first + 1]
     if index is not None:
-        raise Refusal(f"{path} holds no sample {index}; it holds {seen}, from 0.")
+        raise Refusal(f"{path} holds no sample {index}; it holds {samples}, from 0.")
     raise Refusal(f"{path} holds more than one sample; name one as {path}:INDEX.")
 
 

@@ -21,7 +21,7 @@ def purify(
     ],
     model: shared.ModelName = None,
     bundle: shared.BundleFolder = None,
-    asked: shared.Asked,
+    source_options: shared.ReadingOptions,
     device: shared.Device = "auto",
 ) -> None:
     """Rebuild each sample from its latent: what clean product would have looked like there, and the difference.
@@ -35,7 +35,7 @@ def purify(
     from vaegis.models.outputs.sample_files import sample_files, signed
     from vaegis.models.spec import ImageSpec
 
-    reading = asked.reading()
+    reading = source_options.reading()
     coder = opening.open_coder(model, bundle, device)
     coder.need(ENCODER, "purify")
     coder.need(DECODER, "purify")
@@ -65,5 +65,5 @@ def purify(
                 files.write(pure, [block.items[i] for i in run], block.index[run], stamps, difference=shown)
     if not count:
         raise Refusal(f"None of the {unread} samples of {source.name} could be read; `vaegis score` says why of each.")
-    said = f"; {unread:,} could not be read" if unread else ""
-    typer.echo(f"{count:,} samples rebuilt: {out}{said}")
+    remark = f"; {unread:,} could not be read" if unread else ""
+    typer.echo(f"{count:,} samples rebuilt: {out}{remark}")
