@@ -63,7 +63,7 @@ def join(outputs: Sequence[GraphOutput]) -> GraphOutput:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SampleEvidence:
     """What the graph says of a block's samples, NaN where a sample has no part."""
 
     values: dict[str, Floats]  # term -> (n,), `score` first
@@ -138,7 +138,7 @@ class Scorer:
         block = from_array(self.spec, array, roi=self.bundle.roi, limits=limits)  # it is in memory already
         return self.verdicts(block, decision, maps)
 
-    def evidence(self, block: Block, maps: bool = False) -> Evidence:
+    def evidence(self, block: Block, maps: bool = False) -> SampleEvidence:
         """Raw evidence of a block's samples; a sample is as strange as its strangest part."""
         return self._gather(block, self.find(block.parts, maps, block.conditions))
 
@@ -193,7 +193,7 @@ class Scorer:
             maps=None if output.maps is None else list(output.maps),
         )
 
-    def _gather(self, block: Block, output: GraphOutput) -> Evidence:
+    def _gather(self, block: Block, output: GraphOutput) -> SampleEvidence:
         n = len(block)
         judged = np.flatnonzero(block.count > 0)
         values: dict[str, Floats] = {}
@@ -201,9 +201,9 @@ class Scorer:
             column = np.full(n, np.nan)
             column[judged] = strongest(parts, block.first[judged], block.count[judged])
             values[term] = column
-        return Evidence(values=values, maps=None if output.maps is None else sample_maps(block, output.maps))
+        return SampleEvidence(values=values, maps=None if output.maps is None else sample_maps(block, output.maps))
 
-    def _judge(self, block: Block, decision: Decision, evidence: Evidence) -> Verdicts:
+    def _judge(self, block: Block, decision: Decision, evidence: SampleEvidence) -> Verdicts:
         n = len(block)
         errors = dict(block.errors)
         finite = np.ones(n, bool)

@@ -19,7 +19,7 @@ from vaegis.models.inputs.options import Limits
 from vaegis.models.runtime.sessions import Cuda, device_in_use
 from vaegis.service import tracing
 from vaegis.service.decoding.pool import Decoders
-from vaegis.service.http.access import Gate, is_loopback
+from vaegis.service.http.access import AccessGate, is_loopback
 from vaegis.service.http.connection import REFUSED
 from vaegis.service.http.context import Service
 from vaegis.service.http.envelope import Envelope
@@ -132,7 +132,7 @@ def _layers(api: ASGIApp, service: Service, spans: TracerProvider | None) -> ASG
     settings = service.settings
     limits = Limits(pixels=settings.max_pixels, samples=settings.max_samples, bytes=settings.max_array_bytes)
     hot = score.ScorePath(oip.InferPath(api, service, limits), service, limits)
-    gate = Gate(Keys(service.registry.database), always=not is_loopback(settings.host))
+    gate = AccessGate(Keys(service.registry.database), always=not is_loopback(settings.host))
     shared = os.environ.get(SHARED)  # a folder, where this is one of several workers
     rates = Rates(settings.rate, SharedBuckets(Path(shared) / "rates") if shared else None)
     whole = Envelope(hot, gate, rates, service.metrics, settings.max_body_bytes, settings.queue_bytes)

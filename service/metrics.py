@@ -34,7 +34,7 @@ from vaegis.models.runtime.sessions import DeviceInUse
 from vaegis.models.scorer import ANOMALOUS, OK, UNJUDGED, Verdicts
 from vaegis.service.serving.observers import Timing
 from vaegis.service.serving.served import OpenVersions, Served
-from vaegis.service.serving.shadow import MOMENTS, OUTCOMES, Comparison, correlation
+from vaegis.service.serving.shadow import MOMENTS, OUTCOMES, ShadowComparison, correlation
 from vaegis.service.store.registry import Resolved
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -73,7 +73,7 @@ class ArrayHistogram(Histogram):
 
 
 @dataclass(frozen=True)
-class Counts:
+class ModelMetrics:
     """What is counted of one version, looked up once: to find a label's number takes longer than to raise it."""
 
     queue: ArrayHistogram  # seconds
@@ -139,7 +139,7 @@ class Metrics(Collector):
         self._models = self._gauge("vaegis_model_info", "Workers that have this version of a model open.", labels, SUM)
         self._bytes = self._gauge("vaegis_model_bytes", "Memory of open versions, as estimated.", labels[:2], SUM)
         self._set_constants(placed, release, worker)
-        self._counts: dict[str, Counts] = {}  # by place
+        self._counts: dict[str, ModelMetrics] = {}  # by place
         self._by_answer: dict[tuple[str, str, int], ArrayHistogram] = {}
         # Not yet written; taken from and added to by several threads.
         self._values: deque[tuple[ArrayHistogram, float]] = deque()
@@ -213,12 +213,12 @@ class Metrics(Collector):
             counts.p_values.add(np.concatenate([m[2] for m in many]))
             counts.scores.add((np.concatenate([m[3] for m in many]) - served.median) / served.spread)
 
-    def counts(self, resolved: Resolved) -> Counts:
+    def counts(self, resolved: Resolved) -> ModelMetrics:
         """The metrics of a version."""
         counts = self._counts.get(resolved.place)
         if counts is None:
             name, version = resolved.name, str(resolved.version)
-            counts = self._counts[resolved.place] = Counts(
+            counts = self._counts[resolved.place] = ModelMetrics(
                 queue=self._queue.labels(name),
                 batch=self._batch.labels(name),
                 inference=self._inference.labels(name),
@@ -240,7 +240,7 @@ class Metrics(Collector):
         for moment, total in moments.items():
             self._shadow_moments.labels(*pair, moment).inc(total)
 
-    def comparison(self, champion: Resolved, shadow: Resolved) -> Comparison:
+    def comparison(self, champion: Resolved, shadow: Resolved) -> ShadowComparison:
         """What a shadow has shown so far, in all workers."""
         pair = _pair(champion, shadow)
         samples, moments = dict.fromkeys(OUTCOMES, 0), dict.fromkeys(MOMENTS, 0.0)
@@ -253,7 +253,7 @@ class Metrics(Collector):
                 elif s.name == "vaegis_shadow_p_values_total":
                     moments[s.labels["moment"]] = s.value
         judged = sum(samples[o] for o in OUTCOMES[:3])
-        return Comparison(samples, correlation(judged, moments))
+        return ShadowComparison(samples, correlation(judged, moments))
 
     def page(self) -> bytes:
         """In Prometheus's text format."""

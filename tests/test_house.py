@@ -13,6 +13,8 @@ FILES = sorted(f for package in PACKAGES for f in (ROOT / package).rglob("*.py")
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_IN_THE_MEDIAN = 400, 80, 150
 # Participles, and words that say nothing: what is it that was found, held, made?
 NO_NAMES = {"told", "seen", "found", "held", "made", "said", "asked", "kept", "taken"}
+# MADE is a network's published name; `found` is a member of report.json.
+NAMES_OF_OTHERS = {("models/families/parts/masked.py", "made"), ("training/report/contents.py", "found")}
 
 
 def tree(path):
@@ -77,7 +79,7 @@ def test_names_are_nouns_and_verbs():
         f"{name_of(path)}:{node.lineno} {assigned(node)}"
         for path in FILES
         for node in ast.walk(tree(path))
-        if assigned(node).strip("_") in NO_NAMES
+        if assigned(node).strip("_") in NO_NAMES and (name_of(path), assigned(node)) not in NAMES_OF_OTHERS
     ]
     assert not wrong
 

@@ -54,7 +54,7 @@ COPIES, COLLAPSED, NARROW = 0.05, 0.3, 0.25  # alarms: share of copies, of the c
 
 
 @dataclass(frozen=True)
-class Figures:
+class GenerationFigures:
     """Of one set of samples against real ones."""
 
     frechet: float
@@ -81,8 +81,8 @@ class Generation:
 
     samples: int  # generated, and real ones they are held against
     features: str  # where the features come from
-    generated: Figures
-    clean: Figures  # what as many other clean samples reach
+    generated: GenerationFigures
+    clean: GenerationFigures  # what as many other clean samples reach
     nearest: float  # median distance to the nearest fitted sample, in units of that of unseen clean samples
     copies: float  # share of generated samples nearer than `NEAR`
     rebuilt: float | None  # mean perceptual distance of unseen samples to their reconstructions
@@ -150,7 +150,7 @@ def measure(
     fitted = samples.first[rng.choice(split.fit, min(len(split.fit), 4 * MOST), replace=False)]
     x, conditions = samples.take(real), conditions_of(samples, real)
     new = _generated(coder, conditions, n, seed)
-    look = Network(network, samples.spec) if network is not None else Reference(samples, split, seed, steps)
+    look = Network(network, samples.spec) if network is not None else ReferenceSet(samples, split, seed, steps)
     features = {
         "real": look(x, conditions),
         "new": look(new, conditions),
@@ -187,7 +187,7 @@ def _generated(coder: Coder, conditions: Ints | None, n: int, seed: int) -> NDAr
     return new
 
 
-def _alarms(generated: Figures, clean: Figures, copies: float) -> Iterator[Alarm]:
+def _alarms(generated: GenerationFigures, clean: GenerationFigures, copies: float) -> Iterator[Alarm]:
     if generated.spread < NARROW or generated.coverage < COLLAPSED * clean.coverage:
         yield Alarm(
             "mode collapse",
@@ -212,7 +212,7 @@ class Features:
     maps: tuple[NDArray[np.float32], ...] = ()  # each (n, C, ...)
 
 
-class Reference:
+class ReferenceSet:
     """Features of a small VAE: posterior means of an encoder fitted on the fit split."""
 
     def __init__(self, samples: Samples, split: Split, seed: int, steps: int) -> None:
@@ -301,7 +301,7 @@ class Nearest:
         return np.asarray(distances(flat, self._flat).min(axis=1) / math.sqrt(flat.shape[1]))
 
 
-def figures(real: Features, other: Features) -> Figures:
+def figures(real: Features, other: Features) -> GenerationFigures:
     """Of some samples against real ones."""
     a, b = real.features, other.features
     near, far = distances(a, a), distances(a, b)
@@ -311,7 +311,7 @@ def figures(real: Features, other: Features) -> Figures:
     if other.maps:
         turned = tuple(np.roll(m, 1, axis=0) for m in other.maps)
         diversity = float(perceptual(other.maps, turned).mean())
-    return Figures(
+    return GenerationFigures(
         frechet=frechet(a, b),
         precision=precision,
         recall=recall,

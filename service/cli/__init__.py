@@ -106,8 +106,8 @@ def _say(sentence: str) -> None:
     typer.echo(sentence, err=True)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         from importlib.metadata import version
 
         typer.echo(f"vaegis {version('vaegis')}")

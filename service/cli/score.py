@@ -59,7 +59,7 @@ def score(
     """
     from rich.console import Console
 
-    from vaegis.service.cli.summary import Summary
+    from vaegis.service.cli.summary import ScoreSummary
 
     outputs = Outputs(out, maps, events)
     outputs.check(source)
@@ -67,7 +67,7 @@ def score(
         source, shared.bundle_for(model, bundle), alpha, threshold, decide_by, group, device,
         source_options.reading(), outputs.need_maps,
     )  # fmt: skip
-    summary = Summary()
+    summary = ScoreSummary()
     with ExitStack() as stack:
         files = [stack.enter_context(file) for file in outputs.files(scorer.bundle, scorer.terms)]
         for verdicts in with_progress(stream):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LISTED = 5  # strangest samples, and unjudged ones, that are named
 
 
-class Summary:
+class ScoreSummary:
     """Counts verdicts, and remembers the strangest samples and the first that could not be judged."""
 
     def __init__(self) -> None:

@@ -226,13 +226,13 @@ def _pieces(sizes: Sequence[int], processes: int) -> deque[list[int]]:
     for the ways there and back not to count."""
     most = min(MOST_BYTES, max(LEAST_BYTES, sum(sizes) // (2 * processes)))
     pieces: deque[list[int]] = deque()
-    held = 0
+    bytes_in_piece = 0
     for at, size in enumerate(sizes):
-        if not pieces or held + size > most or len(pieces[-1]) == FILES:
+        if not pieces or bytes_in_piece + size > most or len(pieces[-1]) == FILES:
             pieces.append([])
-            held = 0
+            bytes_in_piece = 0
         pieces[-1].append(at)
-        held += size
+        bytes_in_piece += size
     return pieces
 
 

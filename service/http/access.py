@@ -43,7 +43,7 @@ class Caller:
 ANYBODY = Caller("anybody", frozenset(SCOPES))
 
 
-class Gate:
+class AccessGate:
     """Checks the key of every request against the store's, which are read again when the store has changed."""
 
     def __init__(self, keys: Keys, always: bool, clock: Callable[[], float] = time.monotonic) -> None:

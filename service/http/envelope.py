@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vaegis.models.errors import Malformed, Refusal, TooLarge
 from vaegis.service.errors import Full
-from vaegis.service.http.access import ANYBODY, Caller, Gate, check_origin, is_open
+from vaegis.service.http.access import ANYBODY, AccessGate, Caller, check_origin, is_open
 from vaegis.service.http.connection import CUT_OFF
 from vaegis.service.http.problems import of_failure, of_refusal
 from vaegis.service.http.rates import Rates
@@ -35,7 +35,7 @@ class Envelope:
     def __init__(
         self,
         app: ASGIApp,
-        gate: Gate,
+        gate: AccessGate,
         rates: Rates,
         metrics: Metrics,
         max_body_bytes: int,

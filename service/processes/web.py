@@ -31,7 +31,7 @@ LEAVING_SECONDS = 0.5  # how long requests are still taken on open connections, 
 OVERTIME_SECONDS = 5.0  # after VAEGIS_SHUTDOWN_SECONDS a process that has not ended is ended
 
 
-class Server(uvicorn.Server):
+class WebServer(uvicorn.Server):
     """Takes no new connection once it is asked to end, and lets clients leave the open ones.
 
     A client that keeps its connection open may send the next request at the very moment that the connection is closed,
@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
-def server_of(app: Application, settings: Settings, certificate: Certificate | None = None) -> Server:
+def server_of(app: Application, settings: Settings, certificate: Certificate | None = None) -> WebServer:
     """What serves the app on a socket that `run` is given."""
     config = uvicorn.Config(
         app.asgi,
@@ -90,7 +90,7 @@ def server_of(app: Application, settings: Settings, certificate: Certificate | N
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
-    return Server(config, app.live)
+    return WebServer(config, app.live)
 
 
 def serve(
@@ -152,7 +152,7 @@ def _refresh(live: Live, certificate: Certificate | None) -> None:
     live.refresh()
 
 
-def _follow(lifeline: int, server: Server, seconds: float) -> None:
+def _follow(lifeline: int, server: WebServer, seconds: float) -> None:
     os.read(lifeline, 1)
     server.should_exit = True
     threading.Event().wait(seconds + LEAVING_SECONDS + OVERTIME_SECONDS)

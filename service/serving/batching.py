@@ -42,7 +42,7 @@ class Job:
     bulk: bool
     done: asyncio.Future[GraphOutput]
     since: float  # `time.perf_counter()` when it began to wait
-    taken: int = 0  # parts that a batch has been made of
+    dispatched: int = 0  # parts that a batch has been made of
     queued: float = 0.0  # seconds until its first batch ran
     outputs: dict[int, GraphOutput] = field(default_factory=dict)  # first part -> of it and those that follow
 
@@ -145,13 +145,13 @@ class Batcher:
                     break
                 job = queue.popleft()
                 if job.done.done():
-                    self._waiting -= len(job.parts) - job.taken
+                    self._waiting -= len(job.parts) - job.dispatched
                     continue
-                stop = min(job.taken + best - size, len(job.parts))
-                batch.append(Piece(job, job.taken, stop))
-                size += stop - job.taken
-                self._waiting -= stop - job.taken
-                job.taken = stop
+                stop = min(job.dispatched + best - size, len(job.parts))
+                batch.append(Piece(job, job.dispatched, stop))
+                size += stop - job.dispatched
+                self._waiting -= stop - job.dispatched
+                job.dispatched = stop
                 if stop < len(job.parts):
                     queue.append(job)
         return batch

@@ -88,7 +88,7 @@ class Exchange(Protocol[Answer]):
         """Does the work, unless whoever asked leaves first."""
 
 
-class Models(Protocol):
+class ServedModels(Protocol):
     """The models in service, by address."""
 
     def peek(self, address: str, key: str = "") -> Served | None:
@@ -103,7 +103,7 @@ class Judging:
 
     def __init__(
         self,
-        models: Models,
+        models: ServedModels,
         admission: Admission,
         observers: tuple[Observer, ...],
         samples_read: Callable[[Served, float], None],

@@ -46,7 +46,7 @@ class Tally(Protocol):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ShadowComparison:
     """A champion and its shadow on the same samples."""
 
     samples: dict[str, int]  # by outcome: agree, only_shadow or only_champion flags it, unjudged by either, dropped

@@ -26,7 +26,7 @@ class Utc(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class Table(DeclarativeBase):
+class StoreTable(DeclarativeBase):
     """Every constraint has a name, so that a migration can speak of it."""
 
     metadata = MetaData(
@@ -39,7 +39,7 @@ class Table(DeclarativeBase):
     )
 
 
-class ModelRow(Table):
+class ModelRow(StoreTable):
     """A model's name. Its row is locked while versions and aliases of it change."""
 
     __tablename__ = "models"
@@ -48,7 +48,7 @@ class ModelRow(Table):
     created: Mapped[datetime] = mapped_column(Utc)
 
 
-class VersionRow(Table):
+class VersionRow(StoreTable):
     """A registered bundle under a model's name."""
 
     __tablename__ = "versions"
@@ -65,7 +65,7 @@ class VersionRow(Table):
     registered: Mapped[datetime] = mapped_column(Utc)
 
 
-class AliasRow(Table):
+class AliasRow(StoreTable):
     """A name that points at a version: `champion` and others."""
 
     __tablename__ = "aliases"
@@ -75,7 +75,7 @@ class AliasRow(Table):
     version: Mapped[int]
 
 
-class ServingRow(Table):
+class ServingRow(StoreTable):
     """How a model is served, where that is not simply by its champion."""
 
     __tablename__ = "servings"
@@ -96,7 +96,7 @@ class ServingRow(Table):
     by: Mapped[str] = mapped_column(String(128))
 
 
-class PromotionRow(Table):
+class PromotionRow(StoreTable):
     """The log of every move of an alias, never changed."""
 
     __tablename__ = "promotions"
@@ -110,7 +110,7 @@ class PromotionRow(Table):
     by: Mapped[str] = mapped_column(String(128))  # who: a key's or a user's name
 
 
-class KeyRow(Table):
+class KeyRow(StoreTable):
     """An access key: only the hash of its secret is kept."""
 
     __tablename__ = "keys"

@@ -80,7 +80,7 @@ class TailFacts:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class GateAgreement:
     """Kolmogorov and Smirnov's test of validate against calibrate scores."""
 
     distance: float
@@ -132,7 +132,7 @@ class SplitLikelihood:
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class LikelihoodFigures:
     """Likelihoods, or bounds of them, of the clean splits."""
 
     term: str
@@ -193,10 +193,10 @@ class Report:
     history: tuple[Mapping[str, float], ...]
     terms: Mapping[str, TermFacts]
     tail: TailFacts | None
-    agreement: Agreement
+    agreement: GateAgreement
     latent: Latent | None
     reconstruction: Reconstruction | None
-    likelihood: Likelihood | None
+    likelihood: LikelihoodFigures | None
     strangest: tuple[CleanSample, ...]
     typical: tuple[CleanSample, ...]
     notes: tuple[str, ...]

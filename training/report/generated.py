@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from vaegis.training.generation import Figures, Generation
+from vaegis.training.generation import Generation, GenerationFigures
 
 # Name, what it says, and what is good.
 ROWS: tuple[tuple[str, str, str], ...] = (
@@ -50,7 +50,7 @@ def section(generation: Generation | None) -> str:
     )
 
 
-def _row(name: str, says: str, good: str, generated: Figures, clean: Figures) -> str:
+def _row(name: str, says: str, good: str, generated: GenerationFigures, clean: GenerationFigures) -> str:
     value, usual = getattr(generated, name), getattr(clean, name)
     if value is None or usual is None:
         return ""

@@ -14,12 +14,12 @@ from vaegis.models.calibration import ALL, Calibration, decide, smallest_alpha
 from vaegis.models.errors import Refusal
 from vaegis.models.spec import ImageSpec
 from vaegis.training.report.contents import (
-    Agreement,
     CleanSample,
     Counts,
     DecisionFacts,
+    GateAgreement,
     Latent,
-    Likelihood,
+    LikelihoodFigures,
     Reconstruction,
     Report,
     SplitLikelihood,
@@ -83,7 +83,7 @@ def threshold_at(calibration: Calibration, alpha: float, term: str = "score") ->
         return None
 
 
-def agreement(facts: Facts, measurements: Measurements) -> Agreement:
+def agreement(facts: Facts, measurements: Measurements) -> GateAgreement:
     """Kolmogorov and Smirnov's two-sample test of validate against calibrate scores.
 
     Overlapping windows are no independent samples: both counts are cut by the share that is independent.
@@ -97,7 +97,7 @@ def agreement(facts: Facts, measurements: Measurements) -> Agreement:
     share = min(1.0, facts.split.effective / max(len(facts.split.calibrate), 1))
     m, n = max(len(a) * share, 1.0), max(len(b) * share, 1.0)
     root = math.sqrt(m * n / (m + n))
-    return Agreement(
+    return GateAgreement(
         distance=distance,
         p_value=float(special.kolmogorov((root + 0.12 + 0.11 / root) * distance)),
         validate=len(a),
@@ -105,7 +105,7 @@ def agreement(facts: Facts, measurements: Measurements) -> Agreement:
     )
 
 
-def likelihood(facts: Facts, measurements: Measurements) -> Likelihood | None:
+def likelihood(facts: Facts, measurements: Measurements) -> LikelihoodFigures | None:
     """ELBO and bits per dimension of the clean splits, or None for a family without nats."""
     terms = measurements.splits["calibrate"].values
     term = next((t for t in NATS if t in terms), None)
@@ -117,7 +117,7 @@ def likelihood(facts: Facts, measurements: Measurements) -> Likelihood | None:
         _split_likelihood(measurements.splits[side].values[term], facts.log_jacobian, dimensions)
         for side in ("fit", "validate", "calibrate")
     )
-    return Likelihood(
+    return LikelihoodFigures(
         term=term,
         dimensions=dimensions,
         per="strangest tile" if isinstance(spec, ImageSpec) and spec.tile else "sample",

@@ -27,7 +27,7 @@ class OutputChoice:
 
 
 @dataclass(frozen=True)
-class Request:
+class InferenceRequest:
     """A request for inference, checked for form."""
 
     id: str | None
@@ -38,7 +38,7 @@ class Request:
     bare: memoryview | None = field(default=None, repr=False)  # the whole body, where it is the one input's bytes
 
 
-def parse(body: bytes, json_bytes: str | None) -> Request:
+def parse(body: bytes, json_bytes: str | None) -> InferenceRequest:
     """A request's body.
 
     Args:
@@ -54,7 +54,7 @@ def parse(body: bytes, json_bytes: str | None) -> Request:
     else:
         length = _length(json_bytes, len(body))
         if length == 0:
-            return Request(None, {}, {}, None, bare=view)
+            return InferenceRequest(None, {}, {}, None, bare=view)
         header, tail = view[:length], view[length:]
     try:
         message = orjson.loads(header)
@@ -72,7 +72,7 @@ def parse(body: bytes, json_bytes: str | None) -> Request:
     parameters = dict(_parameters(message, "the request"))
     binary = _flag(parameters.pop("binary_data_output", False), "binary_data_output")
     inputs = _inputs(message.get("inputs"), tail)
-    return Request(value, parameters, inputs, _outputs(message.get("outputs"), binary), binary)
+    return InferenceRequest(value, parameters, inputs, _outputs(message.get("outputs"), binary), binary)
 
 
 def _length(text: str, most: int) -> int:

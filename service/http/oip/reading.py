@@ -19,7 +19,7 @@ from vaegis.models.inputs.options import Limits
 from vaegis.models.sources.options import listed
 from vaegis.models.spec import InputSpec
 from vaegis.service.http.oip.described import CONDITION, INPUT, MAP, MASK, Described, inputs_of, outputs_of
-from vaegis.service.http.oip.messages import STATEFUL, OutputChoice, Request
+from vaegis.service.http.oip.messages import STATEFUL, InferenceRequest, OutputChoice
 from vaegis.service.http.oip.tensors import BYTES, NAMES, Tensor
 from vaegis.service.serving.controls import PRIORITIES, Controls, choice, finite, time_left
 from vaegis.service.serving.served import Served
@@ -57,7 +57,7 @@ def controls_of(parameters: Mapping[str, Any]) -> Controls:
     )
 
 
-def choices_of(served: Served, request: Request) -> tuple[OutputChoice, ...]:
+def choices_of(served: Served, request: InferenceRequest) -> tuple[OutputChoice, ...]:
     """The outputs that a request wants: all but the map, where it names none.
 
     Raises:
@@ -72,7 +72,7 @@ def choices_of(served: Served, request: Request) -> tuple[OutputChoice, ...]:
     return request.outputs
 
 
-def block_of(served: Served, request: Request, condition: str | None, limits: Limits) -> Block:
+def block_of(served: Served, request: InferenceRequest, condition: str | None, limits: Limits) -> Block:
     """The samples of a request.
 
     Raises:

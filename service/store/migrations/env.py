@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from vaegis.service.store.schema import Table
+from vaegis.service.store.schema import StoreTable
 
 # Batch mode: SQLite cannot alter a table in place.
 context.configure(
-    connection=context.config.attributes["connection"], target_metadata=Table.metadata, render_as_batch=True
+    connection=context.config.attributes["connection"], target_metadata=StoreTable.metadata, render_as_batch=True
 )
 with context.begin_transaction():
     context.run_migrations()

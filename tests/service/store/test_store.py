@@ -13,7 +13,7 @@ from vaegis.models.errors import Conflict, Damaged, NotFound, Refusal
 from vaegis.service.settings import Settings
 from vaegis.service.store import database
 from vaegis.service.store.registry import Registry, check_name
-from vaegis.service.store.schema import Table
+from vaegis.service.store.schema import StoreTable
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -39,7 +39,7 @@ def registry(settings):
 def test_migrations_make_the_tables_that_the_code_speaks_of(registry, settings):
     engine = create_engine(settings.database_url)
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), StoreTable.metadata) == []
         if engine.dialect.name == "sqlite":
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     engine.dispose()
