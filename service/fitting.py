@@ -91,6 +91,7 @@ class LabelledVerdicts:
     evaluation: Evaluation
     decision: Decision
     kind: Kind
+    notes: tuple[str, ...] = ()  # how the source is read
 
 
 def need_training() -> None:
@@ -254,7 +255,7 @@ def evaluate(
     verdicts = (scorer.verdicts(block, decision) for block in blocks)
     independent = model.calibration.group(None).effective
     evaluation = evaluate_verdicts(watched(verdicts), table, decision, independent, labels)
-    return LabelledVerdicts(evaluation, decision, model.spec.kind)
+    return LabelledVerdicts(evaluation, decision, model.spec.kind, inputs.notes_of(opened, model.spec))
 
 
 def demo(home: Path, models_only: bool) -> None:

@@ -9,6 +9,7 @@ from vaegis.models.inputs.images import read_roi, roi_digest
 from vaegis.models.inputs.in_memory import InMemory
 from vaegis.models.inputs.infer import infer_spec
 from vaegis.models.inputs.load import load
+from vaegis.models.inputs.notes import notes_of
 from vaegis.models.inputs.options import InputOptions, Limits
 from vaegis.models.inputs.requests import from_array, from_arrow, from_json, from_npy, from_raw, numbers
 from vaegis.models.inputs.stream import blocks
@@ -29,6 +30,7 @@ __all__ = [
     "from_raw",
     "infer_spec",
     "load",
+    "notes_of",
     "number_of",
     "numbers",
     "read_roi",

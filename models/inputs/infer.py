@@ -18,6 +18,7 @@ from vaegis.models.inputs.stream import holds_windows, read_image, row_items
 from vaegis.models.pixels import DRAFT, Form, Unreadable, probe
 from vaegis.models.sources import ArraySource, ImageFolder, Source, TableFiles
 from vaegis.models.sources.images import grouping
+from vaegis.models.sources.layouts import refuse_whole_set
 from vaegis.models.sources.options import listed
 from vaegis.models.sources.tables import roles
 from vaegis.models.spec import INVARIANCES, ImageSpec, InputSpec, SeriesSpec, VectorSpec
@@ -40,6 +41,8 @@ def infer_spec(source: Source, options: InputOptions) -> tuple[InputSpec, list[s
     conditions = declared_names(source)
     if source.kind == "image":
         assert not isinstance(source, TableFiles)
+        if isinstance(source, ImageFolder):
+            refuse_whole_set(source)
         image, notes = _image_spec(source, options)
         return replace(image, conditions=conditions), notes
     assert not isinstance(source, ImageFolder)
@@ -69,7 +72,7 @@ def _check_options(source: Source, options: InputOptions) -> None:
 
 
 def _image_spec(source: ImageFolder | ArraySource, options: InputOptions) -> tuple[ImageSpec, list[str]]:
-    notes: list[str] = []
+    notes: list[str] = list(source.notes)
     forms = _scan(source) if isinstance(source, ImageFolder) else [_array_form(source)]
     channels = max(form.channels for form in forms)
     if len({form.channels for form in forms}) > 1:
@@ -117,7 +120,7 @@ def _scan(source: ImageFolder) -> list[Form]:
     forms, failed = [], []
     for i in chosen:
         try:
-            forms.append(probe(read_image(source.root / names[i])))
+            forms.append(probe(read_image(source.place(names[i]))))
         except Unreadable as error:
             failed.append(f"{names[i]}: {error}")
     if not forms:
@@ -197,7 +200,7 @@ def _check_side(option: str, height: int, width: int) -> None:
 
 
 def _row_spec(source: ArraySource | TableFiles, options: InputOptions) -> tuple[RowSpec, list[str]]:
-    notes: list[str] = []
+    notes: list[str] = list(source.notes)
     stamp = None
     if isinstance(source, ArraySource):
         columns = array_columns(source)

@@ -106,7 +106,7 @@ def _image_parts(
     """(item, number of the first sample, parts, parts per sample)."""
     if isinstance(source, ArraySource) and not spec.tile:
         for start, parts in pixel_chunks(source, spec, mask):
-            yield source.path.name, start, parts, 1
+            yield source.name, start, parts, 1
         return
     stream = array_images(source, spec, mask) if isinstance(source, ArraySource) else file_images(source, spec, mask)
     for one in stream:

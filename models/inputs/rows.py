@@ -148,7 +148,7 @@ def array_rows(source: ArraySource, wanted: Wanted) -> Iterator[Rows]:
         values = chunk[:, None] if chunk.ndim == 1 else chunk
         here = slice(start, start + len(chunk))
         yield Rows(
-            source.path.name,
+            source.name,
             start,
             to_float32(values if whole else values[..., places]),
             None,
@@ -185,9 +185,12 @@ def table_rows(
 
 def _table_rows(table: Table, options: SourceOptions, wanted: Wanted) -> Iterator[Rows]:
     columns = features_of(table, options, wanted)
-    stamp = timestamp_column(table, options.timestamp, columns) if wanted.stamped else None
-    if wanted.stamped and options.timestamp is None and wanted.timestamp in {*table.schema.names} - {*columns}:
+    stamp = timestamp_column(table, options, columns) if wanted.stamped else None
+    others = {*table.schema.names} - {*columns, *options.exclude}
+    if wanted.stamped and options.timestamp is None and wanted.timestamp in others:
         stamp = wanted.timestamp
+    # Whoever chooses the columns has not asked for a timestamp: one is handed back, and need not ascend.
+    ordered = options.timestamp is not None or not options.columns
     calibrate = wanted.calibrate_by
     if calibrate is not None and calibrate not in table.schema.names:
         if wanted.strict:
@@ -214,7 +217,7 @@ def _table_rows(table: Table, options: SourceOptions, wanted: Wanted) -> Iterato
             continue
         batch = batch.slice(low, high - low)
         stamps = as_given(batch.column(stamp)) if stamp is not None else None
-        if stamp is not None and stamps is not None:
+        if ordered and stamp is not None and stamps is not None:
             order.check(batch.column(stamp), stamps, start)
         yield Rows(
             table.name,
@@ -232,7 +235,10 @@ def features_of(table: Table, options: SourceOptions, wanted: Wanted) -> list[st
     Raises:
         Refusal: a column is missing or holds text.
     """
-    names = table.schema.names
+    names = list(table.schema.names)
+    if options.columns:
+        names = [table.column(name, "--columns") for name in options.columns]
+    names = [name for name in names if name not in options.exclude]
     if not set(wanted.columns) <= set(names) and wanted.columns == numbered(len(wanted.columns)):
         names = list(roles(table, options).features)
     columns = [names[i] for i in match_columns(wanted.columns, names, table.name)]

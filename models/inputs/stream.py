@@ -123,7 +123,7 @@ def file_images(source: ImageFolder, spec: ImageSpec, mask: Mask | None) -> Iter
     def take(numbered: tuple[int, str]) -> ImageParts:
         index, name = numbered
         try:
-            data = read_image(source.root / name)
+            data = read_image(source.place(name))
         except Unreadable as error:
             return unreadable(name, index, error, group(name))
         return take_file(name, index, data, spec, mask, group(name))
@@ -155,7 +155,7 @@ def array_images(source: ArraySource, spec: ImageSpec, mask: Mask | None) -> Ite
     """The images of an array, each cut into tiles."""
     for start, chunk in source.chunks():
         for i, pixels in enumerate(chunk if chunk.ndim == 4 else chunk[..., None]):
-            yield take_image(source.path.name, start + i, pixels, spec, mask)
+            yield take_image(source.name, start + i, pixels, spec, mask)
 
 
 def batched(stream: Iterator[ImageParts], spec: ImageSpec, rows: int) -> Iterator[list[ImageParts]]:
@@ -185,11 +185,18 @@ def _pixel_blocks(source: ArraySource, spec: ImageSpec, mask: Mask | None, rows:
             parts = chunk[at : at + rows]
             index = np.arange(start + at, start + at + len(parts), dtype=np.int64)
             named = [groups[i] for i in index] if groups is not None else None
-            yield plain(parts, [source.path.name] * len(parts), index, groups=named)
+            yield plain(parts, [source.name] * len(parts), index, groups=named)
 
 
 def read_image(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        Unreadable: it cannot be opened, is no regular file, or is too large.
+    """
     try:
+        if not path.is_file() and path.exists():
+            raise Unreadable("it is no regular file")
         if path.stat().st_size > LIMITS.bytes:
             raise Unreadable(f"it has more than {LIMITS.bytes} bytes; make it smaller")
         return path.read_bytes()

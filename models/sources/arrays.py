@@ -20,6 +20,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from vaegis.models.errors import Refusal
+from vaegis.models.sources.folders import printable
 from vaegis.models.sources.options import SourceOptions, listed, span
 from vaegis.models.spec import Kind
 
@@ -58,10 +59,17 @@ class ArrayFile:
     kind: Kind
     key: str | None  # None in an .npy
     header: Header
+    notes: tuple[str, ...] = ()  # what a user should know of how it is read
+    unreadable: tuple[str, ...] = ()  # what of the source cannot be read at all
+
+    @property
+    def name(self) -> str:
+        """The item that its samples come from."""
+        return printable(self.path.name)
 
     def names(self) -> tuple[str, ...]:
         """The one item: the file's name."""
-        return (self.path.name,)
+        return (self.name,)
 
     @property
     def span(self) -> tuple[int, int]:

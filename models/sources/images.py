@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from vaegis.models.errors import Refusal
@@ -14,6 +13,17 @@ from vaegis.models.spec import Kind
 
 # Of the formats in `vaegis.models.pixels`; a name only marks a file as meant to be an image, the content decides.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp")
+# Pictures in formats that are not read here: none of them is passed over without a word.
+OTHER_SUFFIXES = (
+    ".gif", ".pgm", ".ppm", ".pbm", ".pnm", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".jxr", ".tga", ".ico",
+    ".psd", ".svg", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".dcm",
+    ".apng", ".mpo",
+)  # fmt: skip
+# Files that lie beside images and are none, so that their bytes need not be looked at.
+_NO_IMAGES = (
+    ".txt", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".md", ".yaml", ".yml", ".html", ".parquet", ".npy", ".npz",
+    ".log", ".db", ".ini", ".toml", ".pdf", ".zip",
+)  # fmt: skip
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
 
 
@@ -26,6 +36,13 @@ class ImageFolder:
     root: Path  # what the names are relative to
     files: tuple[str, ...]  # all of them, before `rows`; POSIX paths
     kind: Kind = "image"
+    originals: Mapping[str, str] = field(default_factory=dict)  # of names that are not UTF-8
+    notes: tuple[str, ...] = ()  # what of the folder is passed over
+    unreadable: tuple[str, ...] = ()  # what of it cannot be read at all
+
+    def place(self, name: str) -> Path:
+        """Where an item lies."""
+        return self.root / self.originals.get(name, name)
 
     def names(self) -> tuple[str, ...]:
         """Every item, after `rows`."""
@@ -53,13 +70,10 @@ def is_image_file(path: Path) -> bool:
         return False
 
 
-def walk(folder: Path) -> list[str]:
-    """Every visible file below `folder`, as POSIX paths relative to it. Links to folders are not followed."""
-    paths: list[str] = []
-    for where, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [(Path(where) / name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
-    return paths
+def is_other_picture(path: Path) -> bool:
+    """Whether a file that is not taken for an image looks like a picture all the same."""
+    suffix = path.suffix.lower()
+    return suffix in OTHER_SUFFIXES or (suffix not in _NO_IMAGES and is_image_file(path))
 
 
 def grouping(how: str, option: str) -> Callable[[str], str | None]:

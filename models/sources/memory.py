@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vaegis.models.errors import Refusal
 from vaegis.models.sources.arrays import CHUNK, Header, array_kind, check_vector
+from vaegis.models.sources.folders import printable
 from vaegis.models.sources.options import SourceOptions, listed, span
 from vaegis.models.spec import Kind
 
@@ -26,6 +27,8 @@ class ArrayMemory:
     kind: Kind
     key: str
     arrays: Mapping[str, NDArray[Any]]
+    notes: tuple[str, ...] = ()  # what a user should know of how it is read
+    unreadable: tuple[str, ...] = ()  # what of the source cannot be read at all
 
     @property
     def header(self) -> Header:
@@ -33,9 +36,14 @@ class ArrayMemory:
         array = self.arrays[self.key]
         return Header(array.shape, array.dtype, False, 0)
 
+    @property
+    def name(self) -> str:
+        """The item that its samples come from."""
+        return printable(self.path.name)
+
     def names(self) -> tuple[str, ...]:
         """The one item."""
-        return (self.path.name,)
+        return (self.name,)
 
     @property
     def span(self) -> tuple[int, int]:

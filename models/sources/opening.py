@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vaegis.models.errors import Refusal
 from vaegis.models.sources.arrays import ArrayFile, array_kind, open_array
+from vaegis.models.sources.folders import Listing, list_folder, listing_notes, printable
 from vaegis.models.sources.images import SUFFIXES as IMAGE_SUFFIXES
-from vaegis.models.sources.images import ImageFolder, is_image_file, walk
+from vaegis.models.sources.images import ImageFolder, is_image_file, is_other_picture
 from vaegis.models.sources.memory import ArrayMemory
 from vaegis.models.sources.options import SourceOptions, listed, natural_key
 from vaegis.models.sources.tables import SUFFIXES as TABLE_SUFFIXES
@@ -33,19 +35,22 @@ def open_source(path: Path, options: SourceOptions) -> Source:
         raise Refusal(f"There is nothing at {path}; check the path.")
     if path.is_dir():
         return _folder(path, options)
-    suffix = path.suffix.lower()
+    suffix, name = path.suffix.lower(), printable(path.name)
+    if not path.is_file():
+        raise Refusal(f"{name} is no regular file (a pipe, a socket or a device); save what it gives to a file.")
     if path.stat().st_size == 0:
-        raise Refusal(f"{path.name} is empty (0 bytes).")
+        raise Refusal(f"{name} is empty (0 bytes).")
+    originals = {} if name == path.name else {name: path.name}
     if suffix in ARRAY_SUFFIXES:
         return open_array(path, options)
     if suffix in TABLE_SUFFIXES:
-        return TableFiles(path, options, _table_kind(path.name, options), path.parent, (path.name,))
+        return TableFiles(path, options, _table_kind(name, options), path.parent, (name,), originals)
     if is_image_file(path):
         if options.kind not in (None, "image"):
-            raise Refusal(f"{path.name} is an image, so --kind {options.kind} cannot be read from it.")
-        return ImageFolder(path, options, path.parent, (path.name,))
+            raise Refusal(f"{name} is an image, so --kind {options.kind} cannot be read from it.")
+        return ImageFolder(path, options, path.parent, (name,), originals=originals)
     raise Refusal(
-        f"{path.name} is no format read here; give images (PNG, JPEG, BMP, TIFF, WebP), .npz, .npy, .csv or .parquet."
+        f"{name} is no format read here; give images (PNG, JPEG, BMP, TIFF, WebP), .npz, .npy, .csv or .parquet."
     )
 
 
@@ -66,7 +71,7 @@ def as_kind(source: Source, kind: Kind) -> Source:
             array_kind(name, source.header.shape, source.header.dtype, kind)
             return replace(source, kind=kind)
         case TableFiles() if kind != "image":
-            return TableFiles(source.path, source.options, kind, source.root, source.files)
+            return replace(source, kind=kind)
     content = "images" if isinstance(source, ImageFolder) else "tables"
     raise Refusal(f"{source.path.name} holds {content}, but the model takes {_plural(kind)}; give it those.")
 
@@ -82,28 +87,61 @@ def _table_kind(name: str, options: SourceOptions) -> Kind:
 
 
 def _folder(path: Path, options: SourceOptions) -> Source:
-    paths = walk(path)
-    if not paths:
-        raise Refusal(f"Folder {path.name} is empty; put images, csv or Parquet files into it.")
-    images: list[str] = []
-    if options.kind in (None, "image"):
-        # A suffix settles most files; the bytes of the others are looked at only where nothing has an image's name.
-        images = [name for name in paths if name.lower().endswith(IMAGE_SUFFIXES)]
-        others = TABLE_SUFFIXES + ARRAY_SUFFIXES
-        images = images or [n for n in paths if not n.lower().endswith(others) and is_image_file(path / n)]
+    listing = list_folder(path)
+    files, title = listing.files, printable(path.name)
+    notes = tuple(listing_notes(listing))
+    if not files:
+        raise Refusal(" ".join([f"Folder {title} is empty; put images, csv or Parquet files into it.", *notes]))
+    images = _images(path, listing) if options.kind in (None, "image") else []
     if images:
-        folder = ImageFolder(path, options, path, tuple(sorted(images, key=natural_key)))
+        chosen = set(images)
+        others = [name for name in files if name not in chosen and is_other_picture(_place(path, listing, name))]
+        folder = ImageFolder(
+            path,
+            options,
+            path,
+            tuple(sorted(images, key=natural_key)),
+            originals=listing.originals,
+            notes=(*notes, *_passed_over(sorted(others, key=natural_key))),
+            unreadable=listing.unreadable,
+        )
         first, last = folder.span
         if first == last:
-            raise Refusal(f"--rows leaves nothing of {path.name}, which holds {len(images)} images.")
+            raise Refusal(f"--rows leaves nothing of {title}, which holds {len(images)} images.")
         return folder
-    tables = [name for name in paths if name.lower().endswith(TABLE_SUFFIXES)]
+    tables = [name for name in files if name.lower().endswith(TABLE_SUFFIXES)]
     if tables and options.kind != "image":
-        kind = _table_kind(path.name, options)
-        return TableFiles(path, options, kind, path, tuple(sorted(tables, key=natural_key)))
-    some = sorted(paths, key=natural_key)
+        kind = _table_kind(title, options)
+        ordered = tuple(sorted(tables, key=natural_key))
+        return TableFiles(
+            path, options, kind, path, ordered, listing.originals, notes=notes, unreadable=listing.unreadable
+        )
+    some = sorted(files, key=natural_key)
     wanted = {"image": "images", "series": "tables", "vector": "tables"}.get(options.kind or "", "images or tables")
     raise Refusal(
-        f"Folder {path.name} holds no {wanted} among its {len(paths)} files ({listed(some, 3)}); give PNG, JPEG, BMP, "
+        f"Folder {title} holds no {wanted} among its {len(files)} files ({listed(some, 3)}); give PNG, JPEG, BMP, "
         "TIFF or WebP images, or csv or Parquet files."
     )
+
+
+def _images(path: Path, listing: Listing) -> list[str]:
+    """The files that are meant to be images. A suffix settles most; the bytes of the others are looked at only where
+    nothing has an image's name."""
+    others = TABLE_SUFFIXES + ARRAY_SUFFIXES
+    return [name for name in listing.files if name.lower().endswith(IMAGE_SUFFIXES)] or [
+        name
+        for name in listing.files
+        if not name.lower().endswith(others) and is_image_file(_place(path, listing, name))
+    ]
+
+
+def _passed_over(names: Sequence[str]) -> list[str]:
+    """The sentence that counts and names the pictures that are not read; none where there are none."""
+    if not names:
+        return []
+    were = "1 file was" if len(names) == 1 else f"{len(names)} files were"
+    return [f"{were} passed over: {listed(names)}; PNG, JPEG, BMP, TIFF and WebP images are read, by their suffix."]
+
+
+def _place(path: Path, listing: Listing, name: str) -> Path:
+    return path / listing.originals.get(name, name)

@@ -7,11 +7,12 @@ later block may hold 1.5 where the first held 1, and timestamps stay text, since
 from __future__ import annotations
 
 import csv
+import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -40,6 +41,9 @@ class TableFiles:
     kind: Kind
     root: Path  # what the names are relative to
     files: tuple[str, ...]  # POSIX paths
+    originals: Mapping[str, str] = field(default_factory=dict)  # of names that are not UTF-8
+    notes: tuple[str, ...] = ()  # what of the folder is passed over
+    unreadable: tuple[str, ...] = ()  # what of it cannot be read at all
 
     def names(self) -> tuple[str, ...]:
         """Every item."""
@@ -51,7 +55,7 @@ class TableFiles:
         Raises:
             Refusal: not a readable table.
         """
-        return open_table(name, self.root / name, self.options.sep)
+        return open_table(name, self.root / self.originals.get(name, name), self.options.sep)
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def roles(table: Table, options: SourceOptions) -> Roles:
         Refusal: a named column is missing, a feature is not numeric, or no feature is left.
     """
     names = table.schema.names
-    stamp = timestamp_column(table, options.timestamp, options.columns)
+    stamp = timestamp_column(table, options, options.columns)
     others = {
         option: name
         for option, name in (
@@ -197,16 +201,18 @@ def roles(table: Table, options: SourceOptions) -> Roles:
     return Roles(features, stamp, tuple(notes))
 
 
-def timestamp_column(table: Table, named: str | None, features: Sequence[str] = ()) -> str | None:
-    """The timestamp column: the one named, else one called timestamp, time, datetime or date that is no feature.
+def timestamp_column(table: Table, options: SourceOptions, features: Sequence[str] = ()) -> str | None:
+    """The timestamp column: the one named, else one called timestamp, time, datetime or date that is neither a feature
+    nor excluded.
 
     Raises:
         Refusal: the table has no column of the name given.
     """
-    if named is not None:
-        return table.column(named, "--timestamp")
+    if options.timestamp is not None:
+        return table.column(options.timestamp, "--timestamp")
     lower = {name.lower(): name for name in reversed(table.schema.names)}
-    return next((lower[name] for name in TIMESTAMP_NAMES if name in lower and lower[name] not in features), None)
+    candidates = [lower[name] for name in TIMESTAMP_NAMES if name in lower]
+    return next((name for name in candidates if name not in features and name not in options.exclude), None)
 
 
 def numeric(kind: pa.DataType) -> bool:
@@ -279,19 +285,23 @@ def _samples(reader: pacsv.CSVStreamingReader) -> dict[str, str]:
 
 def _open_csv(where: Path | bytes, sep: str, convert: pacsv.ConvertOptions) -> pacsv.CSVStreamingReader:
     return pacsv.open_csv(
-        pa.BufferReader(where) if isinstance(where, bytes) else str(where),
+        _file(where),
         read_options=pacsv.ReadOptions(block_size=_BLOCK),
         parse_options=pacsv.ParseOptions(delimiter=sep),
         convert_options=convert,
     )
 
 
+def _file(where: Path | bytes) -> pa.NativeFile:
+    # By its bytes: as text Arrow takes no name that is not UTF-8.
+    return pa.BufferReader(where) if isinstance(where, bytes) else pa.OSFile(os.fsencode(where))
+
+
 def _parquet(where: Path | bytes) -> pq.ParquetFile:
     import pyarrow.parquet as pq  # only here: a service that is sent no Parquet does without its memory
 
     # Without pre-buffering, and through a small buffer, a row group is read page by page.
-    file: Any = pa.BufferReader(where) if isinstance(where, bytes) else str(where)
-    return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BLOCK)
+    return pq.ParquetFile(_file(where), pre_buffer=False, buffer_size=_BLOCK)
 
 
 def _first_line(error: BaseException) -> str:

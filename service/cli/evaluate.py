@@ -56,6 +56,7 @@ def evaluate(
     outcome = fitting.evaluate(
         source, folder, labels, reading, alpha, threshold, decide_by, cast(Any, device), with_progress
     )
+    shared.say_notes(outcome.notes)
     decision = outcome.decision
     figures = {
         **asdict(outcome.evaluation),

@@ -142,6 +142,12 @@ def reads(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     return decorate
 
 
+def say_notes(notes: Sequence[str]) -> None:
+    """Puts notes on how a source is read to standard error."""
+    for note in notes:
+        typer.secho(f"  note: {note}", err=True, fg="yellow")
+
+
 def names(text: str | None) -> tuple[str, ...]:
     """`a, b` -> ("a", "b")."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())

@@ -16,7 +16,7 @@ from vaegis.service.cli import options as shared
 if TYPE_CHECKING:
     from vaegis.models.bundle import Bundle
     from vaegis.models.calibration import Decision
-    from vaegis.models.scorer import Scorer, Verdicts
+    from vaegis.models.scorer import Verdicts
     from vaegis.models.sources import SourceOptions
 
 
@@ -63,19 +63,20 @@ def score(
 
     outputs = Outputs(out, maps, events)
     outputs.check(source)
-    scorer, decision, stream = open_scoring(
+    scoring = open_scoring(
         source, shared.bundle_for(model, bundle), alpha, threshold, decide_by, group, device,
         source_options.reading(), outputs.need_maps,
     )  # fmt: skip
+    shared.say_notes(scoring.notes)
     summary = ScoreSummary()
     with ExitStack() as stack:
-        files = [stack.enter_context(file) for file in outputs.files(scorer.bundle, scorer.terms)]
-        for verdicts in with_progress(stream):
+        files = [stack.enter_context(file) for file in outputs.files(scoring.bundle, scoring.terms)]
+        for verdicts in with_progress(scoring.verdicts):
             summary.add(verdicts)
             for file in files:
                 file.write(verdicts)
     console = Console(highlight=False, soft_wrap=True)
-    summary.print(console, decision, scorer.spec.kind)
+    summary.print(console, scoring.decision, scoring.bundle.spec.kind)
     for what, path in (("rows", out), ("events", events)):
         if path is not None:
             console.print(f"  {what}: {path}", soft_wrap=True, markup=False)
@@ -84,7 +85,7 @@ def score(
         raise Refusal(f"None of the {counts['unjudged']} samples could be judged; the first: {summary.unjudged[0]}")
     if fail_on_anomaly and counts["anomalous"]:
         raise typer.Exit(3)
-    if fail_on_anomaly and counts["unjudged"]:
+    if fail_on_anomaly and (counts["unjudged"] or scoring.unreadable):
         raise typer.Exit(4)
 
 
@@ -144,6 +145,18 @@ class Outputs:
             yield EventFile(self.events, bundle.spec)
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """A source about to be judged."""
+
+    bundle: Bundle
+    terms: list[str]
+    decision: Decision
+    verdicts: Iterator[Verdicts]  # block by block
+    notes: tuple[str, ...]  # how the source is read
+    unreadable: tuple[str, ...]  # what of it cannot be read at all, and so is no sample
+
+
 def open_scoring(
     source: Path,
     folder: Path,
@@ -154,8 +167,8 @@ def open_scoring(
     device: str,
     reading: SourceOptions,
     maps: bool = False,
-) -> tuple[Scorer, Decision, Iterator[Verdicts]]:
-    """The scorer, the decision, and the source's verdicts block by block.
+) -> Scoring:
+    """A source, the model and how it decides.
 
     Raises:
         Refusal: anything about the bundle, the source or the decision that does not fit.
@@ -171,9 +184,17 @@ def open_scoring(
     bundle = open_bundle(folder)
     rate = bundle.manifest.alpha if alpha is None and threshold is None else alpha
     decision = decide(bundle.calibration, rate, threshold, decide_by, group)
-    blocks = inputs.blocks(open_source(source, reading), bundle.spec, roi=bundle.roi)
+    opened = open_source(source, reading)
+    blocks = inputs.blocks(opened, bundle.spec, roi=bundle.roi)
     scorer = Scorer(bundle, cast(Any, device))
-    return scorer, decision, (scorer.verdicts(block, decision, maps) for block in blocks)
+    return Scoring(
+        bundle,
+        scorer.terms,
+        decision,
+        (scorer.verdicts(block, decision, maps) for block in blocks),
+        inputs.notes_of(opened, bundle.spec),
+        opened.unreadable,
+    )
 
 
 def with_progress(stream: Iterator[Verdicts]) -> Iterator[Verdicts]:

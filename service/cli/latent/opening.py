@@ -37,14 +37,23 @@ def open_coder(model: str | None, bundle: Path | None, device: str) -> Coder:
 
 
 def open_blocks(coder: Coder, source: Path, reading: SourceOptions, gaps: bool = False) -> Iterator[Block]:
-    """The samples of a source; `gaps` lets values be missing whatever the model was fitted with."""
+    """The samples of a source, and notes on how it is read; `gaps` lets values be missing whatever the model says."""
     from vaegis.models import inputs
     from vaegis.models.sources import open_source
 
     spec = coder.spec
     if gaps and spec.kind != "image":
         spec = replace(spec, missing="allow")
-    return inputs.blocks(open_source(source, reading), spec, roi=coder.bundle.roi)
+    opened = open_source(source, reading)
+    shared.say_notes(inputs.notes_of(opened, spec))
+    return inputs.blocks(opened, spec, roi=coder.bundle.roi)
+
+
+def _blocks(coder: Coder, source: Path, reading: SourceOptions) -> Iterator[Block]:
+    from vaegis.models import inputs
+    from vaegis.models.sources import open_source
+
+    return inputs.blocks(open_source(source, reading), coder.spec, roi=coder.bundle.roi)
 
 
 def one_part(coder: Coder, text: str, reading: SourceOptions) -> NDArray[np.generic]:
@@ -59,7 +68,7 @@ def one_part(coder: Coder, text: str, reading: SourceOptions) -> NDArray[np.gene
         path, index = Path(match[1]), int(match[2])
     any_condition = replace(reading, condition=f"is:{coder.spec.conditions[0]}") if coder.spec.conditions else reading
     samples = 0
-    for block in open_blocks(coder, path, any_condition):
+    for block in _blocks(coder, path, any_condition):
         samples += len(block)
         for i, number in enumerate(block.index.tolist()):
             if index is not None and number != index:
@@ -81,7 +90,7 @@ def one_part(coder: Coder, text: str, reading: SourceOptions) -> NDArray[np.gene
 def _only(coder: Coder, path: Path, reading: SourceOptions) -> bool:
     """Whether there is one sample only."""
     total = 0
-    for block in open_blocks(coder, path, reading):
+    for block in _blocks(coder, path, reading):
         total += len(block)
         if total > 1:
             return False
