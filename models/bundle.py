@@ -3,7 +3,8 @@
 A bundle is never altered. `open_bundle` verifies every byte against the manifest before anything is used, and refuses
 unknown format versions, external ONNX data and files it does not list; `write_bundle` builds the folder aside and
 renames it, so that a bundle is either whole or not there. The digest covers what decides a verdict (graphs,
-calibration, spec, the rate used when none is asked for) and nothing that varies between runs (times, report, machine).
+calibration, spec, the rate used when none is asked for) and nothing that varies between runs (times, report, machine);
+a second one, `record_digest`, covers all the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import errno
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,8 @@ from numpy.typing import NDArray
 from vaegis.models import calibration as calibrations
 from vaegis.models import manifest as manifests
 from vaegis.models import spec as specs
-from vaegis.models.calibration import Calibration
+from vaegis.models.bundle_files import digest_of, list_files, read_file
+from vaegis.models.calibration import ALL, Calibration
 from vaegis.models.errors import Conflict, Damaged, NotFound, Refusal
 from vaegis.models.manifest import FORMAT, MANIFEST, Manifest
 from vaegis.models.outputs.atomic import atomic_folder, reason
@@ -35,6 +37,8 @@ SAMPLER, STEP = "sampler.onnx", "step.onnx"  # of families that generate without
 CALIBRATION, WEIGHTS, ROI = "calibration.npz", "weights.safetensors", "roi.npy"
 NEEDED = (SCORE, CALIBRATION)
 MANIFEST_LIMIT = 16 * 2**20
+IDENTITY = 1  # version of what the digest is computed over; a bundle that decides the same keeps its digest
+RECORDED = 2  # format from which on a second digest covers all the rest
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,16 @@ class Bundle:
     @property
     def digest(self) -> str:
         return self.manifest.digest
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever uses it should know; nothing that keeps it from deciding as it should."""
+        if self.manifest.format >= RECORDED:
+            return ()
+        return (
+            f"The bundle is of format {self.manifest.format}: nothing proves what it says of its training, nor its "
+            "report and weights. Fit the model again to have them covered.",
+        )
 
     def read(self, name: str) -> bytes:
         """A file's verified bytes.
@@ -78,31 +92,42 @@ def open_bundle(path: Path | str) -> Bundle:
 
     Raises:
         NotFound: no such folder, or no manifest in it.
-        Damaged: a changed, missing or unlisted file, external data in a graph, an unknown format version.
+        Damaged: a changed, missing or unlisted file, what is no file, external data in a graph, a calibration that is
+            none, an unknown format version.
     """
     path = Path(path)
     if not path.is_dir():
         raise NotFound(f"There is no bundle at {path}; give the folder that `vaegis fit --out` wrote.")
-    source = path / MANIFEST
-    if not source.is_file():
+    sizes = list_files(path)
+    if MANIFEST not in sizes:
         raise NotFound(f"{path} holds no {MANIFEST}, so it is not a bundle; give the folder that `vaegis fit` wrote.")
-    manifest = _manifest(source)
+    data = _manifest(path)
+    manifest = manifests.from_json(data)
     spec = specs.from_json(manifest.spec)
     for name in NEEDED:
         if name not in manifest.files:
             raise Damaged(f"The bundle's manifest lists no {name}; restore the bundle from where it came.")
     for name, digest in manifest.files.items():
-        raw = _verified(path, name, digest)
         if name.endswith(".onnx"):
-            refuse_external_data(name, raw)
-    stray = sorted(set(_files(path)) - set(manifest.files) - {MANIFEST})
+            refuse_external_data(name, _verified(path, name, digest))
+        else:
+            _check(name, digest_of(path, name), digest)
+    stray = sorted(set(sizes) - set(manifest.files) - {MANIFEST})
     if stray:
         raise Damaged(
             f"The bundle holds {stray[0]}, which its manifest does not list; remove it or restore the bundle."
         )
-    if identity(manifest.family, manifest.arguments, manifest.spec, manifest.alpha, manifest.files) != manifest.digest:
+    # Over the texts as they are written, not as they are shown.
+    if identity(data["family"], manifest.arguments, manifest.spec, manifest.alpha, manifest.files) != manifest.digest:
         raise Damaged(f"The digest in {MANIFEST} does not match the files; restore the bundle from where it came.")
-    return Bundle(path=path, manifest=manifest, spec=spec)
+    if manifest.format >= RECORDED and record(data) != manifest.record_digest:
+        raise Damaged(
+            f"The record_digest in {MANIFEST} does not match what it says of the training, or the files; restore the "
+            "bundle from where it came."
+        )
+    bundle = Bundle(path=path, manifest=manifest, spec=spec)
+    _check_terms(bundle.calibration, manifest)
+    return bundle
 
 
 def write_bundle(path: Path, files: dict[str, bytes], manifest: Manifest) -> Bundle:
@@ -121,6 +146,7 @@ def write_bundle(path: Path, files: dict[str, bytes], manifest: Manifest) -> Bun
     digests = {name: hashlib.sha256(raw).hexdigest() for name, raw in sorted(files.items())}
     digest = identity(manifest.family, manifest.arguments, manifest.spec, manifest.alpha, digests)
     manifest = replace(manifest, format=FORMAT, digest=digest, files=digests)
+    manifest = replace(manifest, record_digest=record(manifests.to_json(manifest)))
     text = (json.dumps(manifests.to_json(manifest), indent=2, allow_nan=False) + "\n").encode()
     try:
         with atomic_folder(path) as aside:
@@ -139,14 +165,24 @@ def write_bundle(path: Path, files: dict[str, bytes], manifest: Manifest) -> Bun
 def identity(family: str, arguments: dict[str, Any], spec: dict[str, Any], alpha: float, files: dict[str, str]) -> str:
     """The bundle's digest: sha256 over graphs, calibration, spec and alpha."""
     deciding = {n: d for n, d in files.items() if n.endswith(".onnx") or n in (CALIBRATION, ROI)}
-    facts = {
-        "format": FORMAT,
-        "family": family,
-        "arguments": arguments,
-        "spec": spec,
-        "alpha": alpha,
-        "files": deciding,
-    }
+    return _digest(
+        {
+            "format": IDENTITY,
+            "family": family,
+            "arguments": arguments,
+            "spec": spec,
+            "alpha": alpha,
+            "files": deciding,
+        }
+    )
+
+
+def record(manifest: Mapping[str, Any]) -> str:
+    """The second digest: sha256 over all that a manifest says, the first digest and every file's included."""
+    return _digest({name: value for name, value in manifest.items() if name != "record_digest"})
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -188,30 +224,35 @@ def _tensors(model: Any) -> Iterator[Any]:
             graphs.extend(attribute.graphs)
 
 
-def _manifest(path: Path) -> Manifest:
-    if path.stat().st_size > MANIFEST_LIMIT:
-        raise Damaged(f"{MANIFEST} is larger than {MANIFEST_LIMIT} bytes; it is not one that this product wrote.")
+def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        return manifests.from_json(json.loads(path.read_text("utf-8")))
-    except (ValueError, OSError, RecursionError) as error:
+        data = json.loads(read_file(folder, MANIFEST, MANIFEST_LIMIT).decode("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} cannot be read ({error}); restore the bundle from where it came.") from error
+    if not isinstance(data, dict):
+        raise Damaged(f"{MANIFEST} is no JSON object; restore the bundle from where it came.")
+    return data
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"it holds {text}, which is no finite number")
+
+
+def _check_terms(calibration: Calibration, manifest: Manifest) -> None:
+    terms = set(calibration.groups[ALL].terms)
+    if other := sorted(terms ^ set(manifest.evidence)):
+        where, lacking = (CALIBRATION, MANIFEST) if other[0] in terms else (MANIFEST, CALIBRATION)
+        raise Damaged(
+            f"{where} has the evidence {other[0]!r:.80} and {lacking} does not; restore the bundle from where it came."
+        )
 
 
 def _verified(folder: Path, name: str, digest: str) -> bytes:
-    file = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts or file.is_symlink():
-        raise Damaged(f"The bundle lists {name}, which lies outside its folder.")
-    try:
-        raw = file.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        why = error.strerror if isinstance(error, OSError) else error
-        raise Damaged(f"The bundle lacks {name!r} ({why}); restore it from where it came.") from error
-    if hashlib.sha256(raw).hexdigest() != digest:
-        raise Damaged(f"{name} is not what was written: its sha256 differs from the manifest. Restore the bundle.")
+    raw = read_file(folder, name)
+    _check(name, hashlib.sha256(raw).hexdigest(), digest)
     return raw
 
 
-def _files(folder: Path) -> Iterator[str]:
-    for file in folder.rglob("*"):
-        if file.is_file() or file.is_symlink():
-            yield file.relative_to(folder).as_posix()
+def _check(name: str, digest: str, expected: str) -> None:
+    if digest != expected:
+        raise Damaged(f"{name} is not what was written: its sha256 differs from the manifest. Restore the bundle.")

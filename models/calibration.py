@@ -20,17 +20,19 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaegis.models.errors import Damaged, Refusal
+from vaegis.models.plain_arrays import read_arrays
 
 ALL = ""  # the group of every calibration sample
 TAIL_SHARE = 0.1  # of the calibration set, above which the tail is fitted
+RESTORE = "restore the bundle from where it came."
 TAIL_LEAST = 20  # exceedances below which no tail is fitted: its shape would be noise
 
 Values = NDArray[np.float64]
@@ -268,22 +270,72 @@ def to_bytes(calibration: Calibration) -> bytes:
 
 
 def from_bytes(raw: bytes) -> Calibration:
-    """The inverse of `to_bytes`.
+    """The inverse of `to_bytes`: whole, or refused. A value that is no number would make every sample look clean.
 
     Raises:
-        Damaged: not such a file.
+        Damaged: not such a file, or one that holds what no calibration can.
     """
     try:
-        with np.load(io.BytesIO(raw), allow_pickle=False) as data:
-            groups: dict[str, Group] = {}
-            for g, name in enumerate(data["groups"].tolist()):
-                terms = {}
-                for t, term in enumerate(data["terms"].tolist()):
-                    key = f"tail_{g}_{t}"
-                    tail = Tail(*map(float, data[key])) if key in data else None
-                    terms[term] = Reference(values=data[f"values_{g}_{t}"], tail=tail)
-                groups[name] = Group(terms=terms, effective=int(data["effective"][g]))
-            low, high = map(float, data["map_range"])
-    except (ValueError, KeyError, OSError, TypeError, EOFError, BadZipFile) as error:
-        raise Damaged(f"calibration.npz cannot be read ({error}); restore the bundle from where it came.") from error
+        arrays = read_arrays(raw)
+        names, terms = (_names(arrays, key) for key in ("groups", "terms"))
+        effective = arrays["effective"]
+        if effective.shape != (len(names),) or effective.dtype.kind not in "iu":
+            raise ValueError("effective does not hold a whole number for every group")
+        _check_names(names, terms)
+        groups: dict[str, Group] = {}
+        for g, name in enumerate(names):
+            references = {term: _stored_reference(arrays, f"{g}_{t}") for t, term in enumerate(terms)}
+            sizes = {len(r.values) for r in references.values()}
+            if len(sizes) != 1 or not 1 <= int(effective[g]) <= min(sizes):
+                raise ValueError(
+                    f"group {g} states {int(effective[g])} independent samples, and its terms hold {sorted(sizes)[:5]}"
+                )
+            groups[name] = Group(terms=references, effective=int(effective[g]))
+        low, high = _numbers(arrays, "map_range", 2)
+        if low > high:
+            raise ValueError(f"map_range goes from {low:g} down to {high:g}")
+    except KeyError as error:
+        raise Damaged(f"calibration.npz cannot be read (it lacks {error}); {RESTORE}") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Damaged(f"calibration.npz cannot be read ({error}); {RESTORE}") from error
     return Calibration(groups=groups, map_range=(low, high))
+
+
+def _names(arrays: Mapping[str, NDArray[Any]], key: str) -> list[str]:
+    array = arrays[key]
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise ValueError(f"{key} is no list of names")
+    return [str(n) for n in array.tolist()]
+
+
+def _check_names(groups: list[str], terms: list[str]) -> None:
+    for what, names, needed in (("groups", groups, ALL), ("terms", terms, "score")):
+        if len(set(names)) != len(names):
+            raise ValueError(f"one of its {what} is named twice")
+        if needed not in names:
+            raise ValueError("it holds no group of all samples" if needed == ALL else f"it holds no {needed}")
+
+
+def _numbers(arrays: Mapping[str, NDArray[Any]], key: str, count: int | None = None) -> list[float]:
+    """Finite numbers, one after the other."""
+    array = arrays[key]
+    if array.ndim != 1 or array.dtype != np.float64 or (count is not None and len(array) != count):
+        raise ValueError(f"{key} is no list of {'' if count is None else f'{count} '}numbers in double precision")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{key} holds {array[~np.isfinite(array)][0]}, which is no finite number")
+    return [float(x) for x in array] if count is not None else []
+
+
+def _stored_reference(arrays: Mapping[str, NDArray[Any]], at: str) -> Reference:
+    _numbers(arrays, f"values_{at}")
+    values = arrays[f"values_{at}"]
+    if (values[1:] < values[:-1]).any():
+        raise ValueError(f"values_{at} do not ascend")
+    if f"tail_{at}" not in arrays:
+        return Reference(values=values, tail=None)
+    tail = Tail(*_numbers(arrays, f"tail_{at}", 4))
+    if not (0.0 <= tail.shape < 1.0 and tail.scale > 0.0 and 0.0 < tail.share <= 1.0):
+        raise ValueError(
+            f"tail_{at} has shape {tail.shape:g}, scale {tail.scale:g} and share {tail.share:g}, as no fitted tail has"
+        )
+    return Reference(values=values, tail=tail)

@@ -6,6 +6,7 @@ lack it and open as well; a member that this version does not know makes a bundl
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -14,8 +15,10 @@ from types import UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from vaegis.models.errors import Damaged
+from vaegis.models.texts import printable
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # formats that open; of the first, nothing but the digest is proven
 MANIFEST = "manifest.json"
 LIBRARIES = ("vaegis", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy")
 KINDS: dict[Any, tuple[Any, str]] = {  # annotation -> types of the JSON value, and what they are called
@@ -92,10 +95,11 @@ class Lineage:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` says. `format`, `digest` and `files` are those of the writing: `write_bundle` sets them."""
+    """What `manifest.json` says. Format, digests and files are those of the writing: `write_bundle` sets them."""
 
-    format: int = FORMAT  # of the folder; a reader knows exactly one
+    format: int = FORMAT  # of the folder
     digest: str = ""  # sha256 over graphs, calibration, spec and alpha: the bundle's identity
+    record_digest: str = ""  # sha256 over all the rest of the manifest, and so over every file
     family: str  # for people: nothing that scores looks at it
     arguments: dict[str, Any]  # the family's constructor arguments
     spec: dict[str, Any]  # see vaegis.models.spec
@@ -123,16 +127,24 @@ def from_json(data: object) -> Manifest:
     Raises:
         Damaged: another format version; a member missing, unknown or malformed.
     """
-    if not isinstance(data, dict) or not isinstance(data.get("format"), int):
+    if not isinstance(data, dict) or not isinstance(data.get("format"), int) or isinstance(data["format"], bool):
         raise Damaged(f"{MANIFEST} states no format version; restore the bundle from where it came.")
-    if data["format"] != FORMAT:
+    if data["format"] not in READABLE:
         newer = "Upgrade vaegis" if data["format"] > FORMAT else "Fit the model again"
-        raise Damaged(f"The bundle has format version {data['format']}; this version reads {FORMAT}. {newer}.")
-    if missing := sorted({f.name for f in fields(Manifest)} - set(data)):
+        readable = " and ".join(map(str, READABLE))
+        raise Damaged(f"The bundle has format version {data['format']}; this version reads {readable}. {newer}.")
+    needed = {f.name for f in fields(Manifest)} - ({"record_digest"} if data["format"] == 1 else set())
+    if missing := sorted(needed - set(data)):
         raise Damaged(f"{MANIFEST} lacks {', '.join(missing)}; restore the bundle from where it came.")
     if not isinstance(data["files"], dict) or not isinstance(data["spec"], dict):
         raise Damaged(f"{MANIFEST} lists no files or spec; restore the bundle from where it came.")
-    return _record(Manifest, data, "")
+    manifest = _record(Manifest, data, "")
+    if not 0.0 < manifest.alpha < 1.0:
+        raise Damaged(
+            f"{MANIFEST} gives alpha as {manifest.alpha:g}, which is no rate between 0 and 1; restore the bundle from "
+            "where it came."
+        )
+    return manifest
 
 
 def installed_versions(*more: str) -> dict[str, str]:
@@ -176,7 +188,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(container):
         return _record(cast(type, container), value, where)
     if container is tuple:
-        return tuple(_value(inner[0], one, f"{where}[{i}]") for i, one in enumerate(value))
+        return tuple(_value(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if container is dict and inner[1] is str:
-        return {name: _value(str, one, f"{where}.{name}") for name, one in value.items()}
-    return value
+        return {name: _value(str, text, f"{where}.{name}") for name, text in value.items()}
+    if container is float and not math.isfinite(value):
+        raise Damaged(f"{MANIFEST} gives {where} as {value}, which is no finite number; restore the bundle.")
+    return printable(value) if container is str else value

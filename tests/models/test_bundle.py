@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from toy_data import IMAGES, VECTORS, constant, mean_graph
-from vaegis.models.bundle import identity, open_bundle, refuse_external_data, write_bundle
+from vaegis.models.bundle import identity, open_bundle, record, refuse_external_data, write_bundle
 from vaegis.models.calibration import calibrate, to_bytes
 from vaegis.models.errors import Conflict, Damaged, NotFound, Refusal
 from vaegis.models.manifest import FORMAT, MANIFEST, Manifest, Training
@@ -61,6 +61,7 @@ def relist(folder, **files):
         place.write_bytes(raw)
         told["files"][place.name] = hashlib.sha256(raw).hexdigest()
     told["digest"] = identity(told["family"], told["arguments"], told["spec"], told["alpha"], told["files"])
+    told["record_digest"] = record(told)
     (folder / MANIFEST).write_text(json.dumps(told))
 
 
@@ -174,13 +175,13 @@ def test_links_are_refused(folder, tmp_path):
     shutil.copy(folder / "score.onnx", outside)
     (folder / "score.onnx").unlink()
     (folder / "score.onnx").symlink_to(outside / "score.onnx")
-    with pytest.raises(Damaged, match=r"score\.onnx, which lies outside"):
+    with pytest.raises(Damaged, match=r"holds 'score\.onnx', which is a link"):
         open_bundle(folder)
     (folder / "score.onnx").unlink()
     shutil.copy(outside / "score.onnx", folder)
     shutil.rmtree(folder / "report")
     (folder / "report").symlink_to(outside)
-    with pytest.raises(Damaged, match="report"):
+    with pytest.raises(Damaged, match="holds 'report', which is a link"):
         open_bundle(folder)
 
 
@@ -198,10 +199,10 @@ def test_names_that_lead_elsewhere_are_refused(folder, name):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"format": FORMAT + 1}, f"format version {FORMAT + 1}; this version reads {FORMAT}. Upgrade"),
+        ({"format": FORMAT + 1}, f"format version {FORMAT + 1}; this version reads 1 and {FORMAT}. Upgrade"),
         ({"format": 0}, "Fit the model again"),
         ({"format": "1"}, "states no format version"),
-        ({"signature": "x"}, "holds signature, which format version 1 does not have"),
+        ({"signature": "x"}, "holds signature, which format version 2 does not have"),
         ({"files": ["score.onnx"]}, "lists no files"),
         ({"files": {}}, r"lists no score\.onnx"),
         ({"spec": {"kind": "vector"}}, "lacks columns"),
@@ -226,6 +227,97 @@ def test_a_manifest_that_is_none_is_refused(folder, raw):
     (folder / MANIFEST).write_bytes(raw)
     with pytest.raises(Damaged, match=r"manifest\.json"):
         open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"training": {"steps": 4}},
+        {"lineage": {"digest": "ab" * 32}},
+        {"created": "2020-01-01T00:00:00+00:00"},
+        {"evidence": {"score": "how clean a sample is"}},
+        {"versions": {"numpy": "1"}},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_the_second_digest_covers_what_the_first_leaves_out(folder, changed):
+    edit(folder, **changed)
+    with pytest.raises(Damaged, match=r"record_digest in manifest\.json does not match"):
+        open_bundle(folder)
+
+
+def test_the_second_digest_covers_weights_and_report(folder):
+    told = json.loads((folder / MANIFEST).read_text())
+    (folder / "weights.safetensors").write_bytes(b"others")
+    edit(folder, files=told["files"] | {"weights.safetensors": hashlib.sha256(b"others").hexdigest()})
+    with pytest.raises(Damaged, match="record_digest"):
+        open_bundle(folder)
+
+
+def test_a_bundle_of_the_first_format_opens_with_a_warning_and_keeps_its_digest(folder):
+    assert open_bundle(folder).warnings == ()
+    told = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({k: v for k, v in told.items() if k != "record_digest"} | {"format": 1}))
+    opened = open_bundle(folder)
+    (warning,) = opened.warnings
+    assert "format 1" in warning and "Fit the model again" in warning
+    assert opened.digest == told["digest"]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 1e300])
+def test_a_rate_that_is_none_is_refused(folder, alpha):
+    edit(folder, alpha=alpha)
+    with pytest.raises(Damaged, match="alpha as .*no rate between 0 and 1"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused(folder, number):
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text.replace('"alpha": 0.05', f'"alpha": {number}'))
+    with pytest.raises(Damaged, match="no finite number"):
+        open_bundle(folder)
+
+
+def test_calibration_and_manifest_name_the_same_evidence(folder):
+    calibration = calibrate({"score": np.arange(50.0), "kl": np.arange(50.0)}, None, None, (0.0, 1.0))
+    relist(folder, **{"calibration.npz": to_bytes(calibration)})
+    with pytest.raises(Damaged, match=r"calibration\.npz has the evidence 'kl' and manifest\.json does not"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["score.onnx", "manifest.json", "report/stray"])
+def test_a_pipe_in_the_folder_holds_nobody_up(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(Damaged, match=f"holds '{name}', which is a pipe"):
+        open_bundle(folder)
+
+
+def test_a_file_too_large_for_a_bundle_is_refused_unread(folder):
+    os.truncate(folder / "score.onnx", 2**31 + 1)
+    with pytest.raises(Damaged, match=r"score\.onnx is larger than 2147483648 bytes"):
+        open_bundle(folder)
+
+
+def test_a_manifest_too_large_is_refused_unread(folder):
+    os.truncate(folder / MANIFEST, 2**30)
+    with pytest.raises(Damaged, match=r"manifest\.json is larger than"):
+        open_bundle(folder)
+
+
+def test_a_folder_without_end_is_refused(folder):
+    (folder / "/".join("abcdefghijkl")).mkdir(parents=True)
+    with pytest.raises(Damaged, match="levels of folders"):
+        open_bundle(folder)
+
+
+def test_texts_of_a_manifest_hold_no_control_characters(tmp_path):
+    made = write(tmp_path / "b", family="\x1b[2J\x1b]0;x\x07evil", evidence={"score": "a\u202eb\nc\x9b1m"})
+    opened = open_bundle(made.path)
+    assert opened.manifest.family == "[2J]0;xevil"
+    assert opened.manifest.evidence == {"score": "ab c1m"}
+    assert opened.digest == made.digest
 
 
 def test_folders_that_are_no_bundle(tmp_path):

@@ -1,5 +1,6 @@
 import io
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -281,3 +282,68 @@ def npz(**arrays):
 def test_other_bytes_are_refused(raw):
     with pytest.raises(Damaged, match="calibration.npz cannot be read"):
         from_bytes(raw)
+
+
+def members(count=60, **changed):
+    """The arrays of a whole calibration file, some of them others."""
+    with np.load(io.BytesIO(to_bytes(calibrated(range(count))))) as data:
+        return {**data, **changed}
+
+
+def test_what_members_make_is_whole():
+    assert from_bytes(npz(**members())).group(None).effective == 60
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"values_0_0": np.full(60, np.nan)}, "values_0_0 holds nan"),
+        ({"values_0_0": np.append(np.arange(59.0), np.inf)}, "values_0_0 holds inf"),
+        ({"values_0_0": np.arange(60.0)[::-1].copy()}, "values_0_0 do not ascend"),
+        ({"values_0_0": np.arange(60.0).reshape(60, 1)}, "values_0_0 is no list of numbers"),
+        ({"values_0_0": np.arange(60)}, "values_0_0 is no list of numbers in double"),
+        ({"values_0_0": np.array(["1", "2"])}, "values_0_0 is no list of numbers"),
+        ({"values_0_0": np.empty(0)}, r"states 60 independent samples, and its terms hold \[0\]"),
+        ({"effective": np.array([61])}, r"states 61 independent samples, and its terms hold \[60\]"),
+        ({"effective": np.array([0])}, "states 0 independent"),
+        ({"effective": np.array([-5])}, "states -5 independent"),
+        ({"effective": np.array([60.0])}, "effective does not hold a whole number"),
+        ({"effective": np.array([60, 60])}, "effective does not hold a whole number for every group"),
+        ({"groups": np.array(["a"])}, "no group of all samples"),
+        ({"groups": np.array(["", ""]), "effective": np.array([60, 60])}, "groups is named twice"),
+        ({"terms": np.array(["kl"])}, "holds no score"),
+        ({"map_range": np.array([0.0, np.nan])}, "map_range holds nan"),
+        ({"map_range": np.array([2.0, 1.0])}, "map_range goes from 2 down to 1"),
+        ({"map_range": np.array([1.0])}, "map_range is no list of 2 numbers"),
+        ({"tail_0_0": np.array([50.0, 0.1, np.nan, 0.1])}, "tail_0_0 holds nan"),
+        ({"tail_0_0": np.array([50.0, 0.1, 0.0, 0.1])}, "scale 0"),
+        ({"tail_0_0": np.array([50.0, -0.1, 1.0, 0.1])}, "shape -0.1"),
+        ({"tail_0_0": np.array([50.0, 0.1, 1.0, 1.5])}, "share 1.5"),
+    ],
+)
+def test_a_calibration_is_whole_or_refused(changed, words):
+    with pytest.raises(Damaged, match=words):
+        from_bytes(npz(**members(**changed)))
+
+
+def test_arrays_that_claim_more_than_they_hold_are_refused():
+    """A packed member, and a head that states terabytes."""
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **members(values_0_0=np.zeros(1_000_000)))
+    with pytest.raises(Damaged, match="is packed"):
+        from_bytes(packed.getvalue())
+    with pytest.raises(Damaged, match="states the shape"):
+        from_bytes(lying())
+
+
+def lying():
+    """A file whose first array of 60 numbers states 60 billion of them."""
+    head = npz(**members())
+    raw = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(head)) as source, zipfile.ZipFile(raw, "w") as target:
+        for member in source.infolist():
+            body = source.read(member)
+            if member.filename == "values_0_0.npy":
+                body = body.replace(b"(60,), }" + b" " * 9, b"(60000000000,), }")
+            target.writestr(member.filename, body)
+    return raw.getvalue()
