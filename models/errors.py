@@ -66,3 +66,9 @@ class Damaged(Refusal):
 
     status = 500
     title = "Damaged bundle"
+
+
+class Unfit(Refusal):
+    """A bundle whose graph cannot be used for what its spec and calibration say."""
+
+    title = "Unfit bundle"

@@ -68,6 +68,13 @@ class Settings(BaseSettings):
         ge=1,
         description="Bytes of bodies, and of the samples in them, that may wait or be scored; beyond it a 429.",
     )
+    open_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a version's graphs may take to open and to answer for the first time; a version that "
+        "takes longer is refused.",
+    )
     model_bytes: int = Field(
         default=2 * 2**30,
         ge=1,

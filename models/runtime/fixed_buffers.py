@@ -11,7 +11,7 @@ import ctypes
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +19,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from vaegis.models.errors import Refusal
-from vaegis.models.runtime.sessions import Cuda, Device, open_session
+from vaegis.models.runtime.sessions import Cuda, Device, GraphFailure, failures, open_session
 
 DTYPES: dict[str, Any] = {
     "tensor(uint8)": np.uint8,
@@ -30,7 +29,6 @@ DTYPES: dict[str, Any] = {
 }
 _RUNTIMES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 
-Run = Callable[[Sequence[str], Mapping[str, NDArray[Any]]], Sequence[NDArray[np.float32]]]
 
 log = logging.getLogger("vaegis.scorer")
 
@@ -46,6 +44,22 @@ class _Slot:
     options: ort.RunOptions
 
 
+class DirectCalls:
+    """Runs a session as it is. Safe between threads."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session, self._options = session, ort.RunOptions()
+
+    def run(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[np.float32]]:
+        """The outputs of a batch."""
+        outputs: Sequence[NDArray[np.float32]] = self._session.run(names, feed, self._options)
+        return outputs
+
+    def stop(self) -> None:
+        """Ends the calls under way, and those to come, with an error."""
+        self._options.terminate = True
+
+
 class FixedBuffers:
     """Runs a session through fixed buffers. Safe between threads; calls wait for each other."""
 
@@ -59,7 +73,13 @@ class FixedBuffers:
         self._inputs = {i.name: (DTYPES[i.type], i.shape[1:]) for i in session.get_inputs()}
         self._tails = {o.name: o.shape[1:] for o in session.get_outputs()}
         self._slots: dict[tuple[int, tuple[str, ...]], _Slot] = {}
-        self._lock = threading.Lock()
+        self._lock, self._stopped = threading.Lock(), False
+
+    def stop(self) -> None:
+        """Ends the calls under way, and those to come, with an error."""
+        self._stopped = True
+        for slot in list(self._slots.values()):
+            slot.options.terminate = True
 
     def run(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
         """The outputs of a batch, as `InferenceSession.run` gives them."""
@@ -105,6 +125,7 @@ class FixedBuffers:
         for n, value in zip(names, outputs, strict=True):
             binding.bind_ortvalue_output(n, value)
         options = ort.RunOptions()
+        options.terminate = self._stopped
         if self._replay:
             options.add_run_config_entry("gpu_graph_id", str(len(self._slots) + 1))
         slot = self._slots[(size, names)] = _Slot(host, inputs, outputs, binding, options)
@@ -113,8 +134,8 @@ class FixedBuffers:
 
 def open_graph(
     raw: bytes, device: Device, threads: int, spin: bool, cuda: Cuda, shape: tuple[int, ...]
-) -> tuple[ort.InferenceSession, str, Run]:
-    """A session, where it runs, and how it is run there: on a GPU through fixed buffers, replayed where that works.
+) -> tuple[ort.InferenceSession, str, DirectCalls | FixedBuffers]:
+    """A session, where it runs, and what runs it there: on a GPU fixed buffers, replayed where that works.
 
     Args:
         shape: of one sample, for a trial.
@@ -126,17 +147,18 @@ def open_graph(
         try:
             session, got = open_session(raw, device, threads, spin, cuda)
             if got == "cpu":
-                return session, got, session.run
-            buffers = FixedBuffers(session, got, replay=True)
-            if buffers.follows(shape):
-                return session, got, buffers.run
+                return session, got, DirectCalls(session)
+            with failures("its inputs or outputs are none that a score graph has"):
+                buffers = FixedBuffers(session, got, replay=True)
+            with failures("it cannot be recorded"):
+                follows = buffers.follows(shape)
+            if follows:
+                return session, got, buffers
             log.warning("CUDA graphs are left out: what they give does not follow their input")
-        except Refusal:
-            raise
-        except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no class that it makes public
+        except GraphFailure as error:  # without CUDA graphs it may run
             log.info("CUDA graphs are left out, as this model allows none: %s", str(error).splitlines()[0][:200])
     session, got = open_session(raw, device, threads, spin, replace(cuda, graphs=False))
-    return session, got, FixedBuffers(session, got).run if got == "cuda" else session.run
+    return session, got, FixedBuffers(session, got) if got == "cuda" else DirectCalls(session)
 
 
 def _pin(array: NDArray[Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaegis.models.runtime.fixed_buffers import open_graph
-from vaegis.models.runtime.sessions import Cuda, Device
+from vaegis.models.runtime.sessions import Cuda, Device, failures
 from vaegis.models.spec import InputSpec
 
 CUDA = Cuda()
@@ -53,9 +53,10 @@ class Graph:
 
         Raises:
             Refusal: `cuda` was asked for and cannot be had.
+            GraphFailure: this runtime does not open the graph.
         """
         self.spec = spec
-        session, self.device, self._run = open_graph(raw, device, threads, spin, cuda, spec.shape)
+        session, self.device, self._calls = open_graph(raw, device, threads, spin, cuda, spec.shape)
         names = [o.name for o in session.get_outputs() if o.name != "map"]
         self.terms = ["score", *(n for n in names if n != "score")]
         inputs = {i.name for i in session.get_inputs()}
@@ -77,6 +78,9 @@ class Graph:
         Args:
             batch: parts per call; 0 chooses.
             conditions: (m,) numbers of the parts' conditions, for a graph that takes them.
+
+        Raises:
+            GraphFailure: the runtime fails at it, or it was stopped.
         """
         assert self._conditional == (conditions is not None)
         names = [*self.terms, "map"] if maps else self.terms
@@ -86,11 +90,16 @@ class Graph:
             feed = self._feed(parts[i : i + size])
             if conditions is not None:
                 feed["condition"] = conditions[i : i + size]
-            runs.append(self._run(names, feed))
+            with failures("onnxruntime fails to run it"):
+                runs.append(self._calls.run(names, feed))
         if not runs:
             shape = (0, *self.spec.map_shape)
             return {n: np.empty(shape if n == "map" else 0, np.float32) for n in names}
         return {n: np.concatenate([r[i] for r in runs]) if len(runs) > 1 else runs[0][i] for i, n in enumerate(names)}
+
+    def stop(self) -> None:
+        """Ends the calls under way, and those to come, with a refusal: for a graph that does not end by itself."""
+        self._calls.stop()
 
     def warm(self) -> Pace:
         """Runs every batch size 1, 2, 4, ..., so that no request waits for what a first run allocates, and finds out

@@ -7,6 +7,9 @@ error: only the session's own providers tell where a graph runs.
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +17,8 @@ from typing import Any, Literal
 
 import onnxruntime as ort
 
-from vaegis.models.errors import Refusal
+from vaegis.models.errors import Damaged, Refusal
+from vaegis.models.texts import printable
 
 Device = Literal["auto", "cuda", "cpu"]
 Session = ort.InferenceSession
@@ -26,7 +30,33 @@ PROBE = bytes.fromhex(
     "0a0179120a0a08080112040a02080142040a00100d"
 )
 
+WORDS = 300  # characters of the runtime's own message
+SOURCE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |\S*/\S+\.(?:h|cc):\d+ [^\n]*?\) (?=[A-Z])")  # not for users
+
 log = logging.getLogger("vaegis.scorer")
+
+
+class GraphFailure(Damaged):
+    """A graph that onnxruntime does not open or run."""
+
+
+@contextmanager
+def failures(what: str) -> Iterator[None]:
+    """Turns what onnxruntime raises, which shares no public class, into a refusal.
+
+    Raises:
+        GraphFailure: `what`, and the runtime's own words.
+    """
+    try:
+        yield
+    except (Refusal, MemoryError):
+        raise
+    except Exception as error:
+        words = printable(SOURCE.sub("", str(error)).strip()[:WORDS]).strip() or type(error).__name__
+        raise GraphFailure(
+            f"The graph cannot be used: {what} ({words}). Upgrade vaegis if it was made by a newer version, or restore "
+            "the bundle from where it came."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -67,6 +97,7 @@ def open_session(
 
     Raises:
         Refusal: `cuda`, or TensorRT, was asked for and cannot be had.
+        GraphFailure: this runtime does not open the graph.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -78,7 +109,8 @@ def open_session(
             ort.preload_dlls()
         wanted = [*_providers(cuda or Cuda()), CPU]
         options.use_deterministic_compute = True
-    session = ort.InferenceSession(raw, options, providers=wanted)
+    with failures("this version of onnxruntime cannot open it"):
+        session = ort.InferenceSession(raw, options, providers=wanted)
     providers = session.get_providers()
     got = "cuda" if CUDA in providers else "cpu"
     if device == "cuda" and got != "cuda":

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from vaegis.models.errors import Refusal
+from vaegis.models.texts import printable_lines
 
 # Command -> the module here that has a function of its name.
 COMMANDS = {
@@ -103,7 +104,7 @@ def _debugging() -> bool:
 
 
 def _say(sentence: str) -> None:
-    typer.echo(sentence, err=True)
+    typer.echo(printable_lines(sentence), err=True)
 
 
 def _version(wanted: bool) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from vaegis.models.errors import Refusal
+from vaegis.models.texts import printable
 from vaegis.service.cli.options import Device, ReadingOptions, Source, reads, registration_phrase
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from vaegis.models.trial import Trial
+    from vaegis.service.store.promotions import Promotions
     from vaegis.service.store.registry import Model, Promotion, Registry
-    from vaegis.service.store.servings import Serving, Servings
+    from vaegis.service.store.servings import Serving
 
 app = typer.Typer()
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -42,7 +45,8 @@ def list_models(as_json: AsJson = False) -> None:
     for m in models:
         shown = next((v for v in m.versions if v.version == m.aliases.get(CHAMPION)), m.versions[-1])
         champion = m.aliases.get(CHAMPION)
-        table.add_row(m.name, str(champion or "-"), str(len(m.versions)), shown.kind, shown.family, shown.digest[:12])
+        count, family = str(len(m.versions)), printable(shown.family)
+        table.add_row(m.name, str(champion or "-"), count, shown.kind, family, shown.digest[:12])
     _print(table)
 
 
@@ -59,13 +63,20 @@ def show(
         return
     table = _table("version", "aliases", "kind", "family", "alpha", "registered", "digest")
     for v in model.versions:
-        aliases = ", ".join(v.aliases)
+        aliases, family = ", ".join(v.aliases), printable(v.family)
         table.add_row(
-            str(v.version), aliases, v.kind, v.family, f"{v.alpha:g}", f"{v.registered:%Y-%m-%d %H:%M}", v.digest[:12]
+            str(v.version), aliases, v.kind, family, f"{v.alpha:g}", f"{v.registered:%Y-%m-%d %H:%M}", v.digest[:12]
         )
     log = _table("when (UTC)", "what", "alias", "from", "to", "by")
     for p in model.promotions:
-        log.add_row(f"{p.at:%Y-%m-%d %H:%M:%S}", p.action, p.alias, str(p.from_version or "-"), str(p.to_version), p.by)
+        log.add_row(
+            f"{p.at:%Y-%m-%d %H:%M:%S}",
+            p.action,
+            p.alias,
+            str(p.from_version or "-"),
+            str(p.to_version),
+            printable(p.by),
+        )
     _print(table, log)
 
 
@@ -73,11 +84,20 @@ def show(
 def import_(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle, as `vaegis fit --out DIR` writes it.")],
     name: Annotated[str, typer.Option("--name", help="The model it becomes the next version of.")],
+    expect: Annotated[
+        str | None, typer.Option("--expect", metavar="DIGEST", help="Take no bundle but that of this digest.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a bundle: every byte of it is verified and copied. A model's first version becomes its champion."""
+    """Register a bundle: every byte of it is verified and copied, and it is tried. A model's first version becomes its
+    champion."""
+    from vaegis.service.store.imports import import_bundle
+
     with _registry() as registry:
-        added = registry.add(name, bundle, by=_who())
+        outcome = import_bundle(registry, name, bundle, expect=expect, by=_who(), trial=_trial_within_limit())
+    added = outcome.registered
+    for warning in outcome.warnings:
+        typer.echo(f"  note: {warning}", err=True)
     if as_json:
         _json({"name": added.name, "version": added.version, "digest": added.digest, "promoted": added.promoted})
         return
@@ -91,14 +111,17 @@ def import_(
 def promote(
     address: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="The version, by number or by alias.")],
     alias: Alias = CHAMPION,
+    override: Annotated[
+        bool, typer.Option("--override", help="Promote a version that takes other samples than the champion.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let a version answer from now on. Running services follow within a second, without a restart."""
+    """Let a version answer from now on, if it can: it is tried first. Running services follow within a second."""
     name, at, target = address.partition("@")
     if not at or not target:
         raise Refusal(f"{address!r} names no version; write {name or 'NAME'}@VERSION, such as {name or 'NAME'}@2.")
     with _registry() as registry:
-        _moved(name, registry.promote(name, target, alias, _who()), as_json)
+        _moved(name, _promotions(registry).promote(name, target, alias, _who(), override), as_json)
 
 
 @app.command()
@@ -122,11 +145,16 @@ def canary(
     as_json: AsJson = False,
 ) -> None:
     """Let a version answer a share of the champion's requests. A promotion ends it; running services follow."""
+    from vaegis.service.store.servings import Servings
+
     name, target = _trial(address, end)
     if (share is None) != end:
         raise Refusal("Give --share, such as --share 0.05, or --end." if not end else "--end takes no --share.")
-    with _servings() as servings:
-        now = servings.canary(name, target, share or 0.0, _who())
+    with _registry() as registry:
+        if target is None:
+            now = Servings(registry).canary(name, None, by=_who())
+        else:
+            now = _promotions(registry).canary(name, target, share or 0.0, _who())
     effect = f"{name} version {now.canary} answers {now.share:.3g} of its requests now."
     _print_trial(name, now, effect if now.canary is not None else f"{name} has no canary now.", as_json)
 
@@ -143,9 +171,14 @@ def shadow(
 
     GET /v1/models/NAME/shadow and the metrics show how the two compare.
     """
+    from vaegis.service.store.servings import Servings
+
     name, target = _trial(address, end)
-    with _servings() as servings:
-        now = servings.shadow(name, target, _who())
+    with _registry() as registry:
+        if target is None:
+            now = Servings(registry).shadow(name, None, _who())
+        else:
+            now = _promotions(registry).shadow(name, target, _who())
     effect = f"{name} version {now.shadow} scores the same traffic now; see GET /v1/models/{name}/shadow."
     _print_trial(name, now, effect if now.shadow is not None else f"{name} has no shadow now.", as_json)
 
@@ -228,12 +261,17 @@ def _registry() -> Registry:
     return Registry.open(read_settings())
 
 
-@contextmanager
-def _servings() -> Iterator[Servings]:
-    from vaegis.service.store.servings import Servings
+def _promotions(registry: Registry) -> Promotions:
+    from vaegis.service.store.promotions import Promotions
 
-    with _registry() as registry:
-        yield Servings(registry)
+    return Promotions(registry, _trial_within_limit())
+
+
+def _trial_within_limit() -> Callable[[Path], Trial]:
+    from vaegis.models.trial import try_bundle
+    from vaegis.service.settings import read_settings
+
+    return partial(try_bundle, seconds=read_settings().open_seconds)
 
 
 def _who() -> str:

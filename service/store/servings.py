@@ -148,7 +148,7 @@ class Servings:
                 f"Version {rival.version} of {model.name} is its champion and answers already; name another version."
             )
         ours, other = open_bundle(champion.path).spec, open_bundle(rival.path).spec
-        if _samples(ours) != _samples(other):
+        if not same_samples(ours, other):
             raise Refusal(
                 f"Version {rival.version} of {model.name} takes {describe(other)} and the champion, version "
                 f"{champion.version}, {describe(ours)}; both must take the same samples."
@@ -156,9 +156,10 @@ class Servings:
         return rival.version
 
 
-def _samples(spec: InputSpec) -> InputSpec:
-    """What of a spec decides how samples are read."""
-    return replace(spec, invariances=(), calibrate_by=None)
+def same_samples(a: InputSpec, b: InputSpec) -> bool:
+    """Whether two specs read samples alike."""
+    ours, theirs = (replace(spec, invariances=(), calibrate_by=None) for spec in (a, b))
+    return ours == theirs
 
 
 def _read(session: Session, model: int) -> Serving:

@@ -424,7 +424,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(folder):
     here = os.path.dirname(__file__)
     told = subprocess.run(
         [sys.executable, "-c", script, str(folder.parent / "full"), here],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join([os.path.dirname(here), os.getcwd()])),
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([os.path.dirname(here), os.path.join(os.getcwd(), "src")])),
         capture_output=True,
         text=True,
         check=True,

@@ -7,14 +7,16 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from vaegis.models import spec as specs
 from vaegis.models.calibration import ALL, Calibration, decide, smallest_alpha
 from vaegis.models.errors import NotFound, Refusal
+from vaegis.models.trial import try_bundle
 from vaegis.service.http.access import Caller, admin
 from vaegis.service.http.context import Service
 from vaegis.service.http.problems import problems
+from vaegis.service.store.promotions import Promotions
 from vaegis.service.store.registry import CHAMPION, Model, Promotion
 from vaegis.service.store.servings import Serving, Servings
 
@@ -119,6 +121,9 @@ class PromoteIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
     version: StrictInt | str = Field(description="A version's number, or an alias to follow.", examples=[2])
     alias: str = Field(default=CHAMPION, description="The alias to move.")
+    override: StrictBool = Field(
+        default=False, description="Promote a version that takes other samples than the champion."
+    )
 
 
 class RollbackIn(BaseModel):
@@ -174,6 +179,8 @@ class Models:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        trial = partial(try_bundle, seconds=service.settings.open_seconds)
+        self._promotions = Promotions(service.registry, trial, service.live.opener.open)
 
     def list_models(self) -> ModelList:
         """Every registered model with its champion."""
@@ -212,10 +219,11 @@ class Models:
         )
 
     def promote(self, model: str, body: PromoteIn, caller: Admin) -> Moved:
-        """Points an alias, `champion` if none is named, at a version. The version is opened first, so that one that
-        cannot be served is not promoted and the first request need not wait. Needs the scope `admin`."""
-        self._open(model, body.version)
-        moved = self._service.registry.promote(model, body.version, body.alias, caller.name)
+        """Points an alias, `champion` if none is named, at a version. The version is tried and opened first, so that
+        one that cannot be served, or that takes other samples than the champion, is not promoted, and the first request
+        need not wait. Needs the scope `admin`."""
+        _check_bare(model)
+        moved = self._promotions.promote(model, body.version, body.alias, caller.name, body.override)
         self._service.live.look(now=True)
         return _moved(model, moved)
 
@@ -229,8 +237,8 @@ class Models:
         """A request is told apart by its `X-Request-ID`: the same id always gets the same version, and every answer
         names the one that gave it. The version is opened first. A promotion of the champion ends it. Needs the scope
         `admin`."""
-        self._open(model, body.version)
-        return self._set(Servings(self._service.registry).canary(model, body.version, body.share, caller.name))
+        _check_bare(model)
+        return self._set(self._promotions.canary(model, body.version, body.share, caller.name))
 
     def end_canary(self, model: str, caller: Admin) -> ServingOut:
         """The champion answers every request again. Needs the scope `admin`."""
@@ -239,8 +247,8 @@ class Models:
     def set_shadow(self, model: str, body: ShadowIn, caller: Admin) -> ServingOut:
         """The version scores what the champion scores, after the answer was given; its verdicts are counted and never
         returned. It is opened first. A promotion of the champion ends it. Needs the scope `admin`."""
-        self._open(model, body.version)
-        return self._set(Servings(self._service.registry).shadow(model, body.version, caller.name))
+        _check_bare(model)
+        return self._set(self._promotions.shadow(model, body.version, caller.name))
 
     def end_shadow(self, model: str, caller: Admin) -> ServingOut:
         """Only the champion scores again. Needs the scope `admin`."""
@@ -272,14 +280,6 @@ class Models:
             rank_correlation=comparison.rank_correlation,
         )
 
-    def _open(self, model: str, version: int | str) -> None:
-        """Opens a version, so that nothing is moved to one that cannot be served."""
-        if "@" in model:
-            raise Refusal(
-                f"{model[:70]!r} names one version; give the model's name alone, and the version in the body."
-            )
-        self._service.live.opener.open(self._service.registry.resolve(f"{model}@{version}"))
-
     def _set(self, serving: Serving) -> ServingOut:
         self._service.live.look(now=True)
         return _serving(serving)
@@ -297,7 +297,7 @@ def router(service: Service) -> APIRouter:
         "/{model}/promote",
         does.promote,
         summary="Promote a version",
-        responses=problems(400, 401, 403, 404, 413, 422, 503),
+        responses=problems(400, 401, 403, 404, 409, 413, 422, 503, 507),
     )
     post(
         "/{model}/rollback",
@@ -311,6 +311,11 @@ def router(service: Service) -> APIRouter:
     delete("/{model}/shadow", does.end_shadow, summary="End the shadow", responses=changes)
     get("/{model}/shadow", does.show_shadow, summary="How the shadow compares", responses=problems(401, 404, 422, 503))
     return routes
+
+
+def _check_bare(model: str) -> None:
+    if "@" in model:
+        raise Refusal(f"{model[:70]!r} names one version; give the model's name alone, and the version in the body.")
 
 
 def _serving(serving: Serving) -> ServingOut:

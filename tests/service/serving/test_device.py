@@ -12,7 +12,7 @@ from vaegis.models.errors import Refusal
 from vaegis.models.runtime import fixed_buffers as bounds
 from vaegis.models.runtime import sessions
 from vaegis.models.runtime.fixed_buffers import FixedBuffers, open_graph
-from vaegis.models.runtime.sessions import Cuda, device_in_use, has_gpu, open_session
+from vaegis.models.runtime.sessions import Cuda, GraphFailure, device_in_use, has_gpu, open_session
 
 NAMES = ["score", "reconstruction_error", "map"]
 
@@ -80,16 +80,16 @@ def test_a_graph_that_allows_no_recording_is_run_without(monkeypatch, caplog):
 
     def opening(raw, device, threads, spin, cuda):
         if cuda.graphs:
-            raise RuntimeError("[ONNXRuntimeError] this session cannot use the graph capture feature")
+            raise GraphFailure("This session cannot use the graph capture feature.")
         return open_session(raw, "cpu", threads, spin)[0], "cuda"
 
     monkeypatch.setattr(bounds, "open_session", opening)
     monkeypatch.setattr(FixedBuffers, "_slot", slot_on_cpu(FixedBuffers._slot))
     with caplog.at_level(logging.INFO, "vaegis.scorer"):
-        session, device, run = open_graph(graph(IMAGE, 100.0), "auto", 1, False, Cuda(graphs=True), IMAGE.shape)
+        session, device, calls = open_graph(graph(IMAGE, 100.0), "auto", 1, False, Cuda(graphs=True), IMAGE.shape)
     assert device == "cuda" and "graph capture" in caplog.text
     x = {"input": images(3)}
-    assert np.array_equal(run(["score"], x)[0], session.run(["score"], x)[0])
+    assert np.array_equal(calls.run(["score"], x)[0], session.run(["score"], x)[0])
 
 
 def slot_on_cpu(slot):
