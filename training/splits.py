@@ -1,9 +1,11 @@
 """Clean samples -> fit / validate / calibrate, with no copy and no group on two sides.
 
 Samples are ordered by a seeded digest of their content, so the same data split the same way wherever they lie and
-however they are named. A series is cut into contiguous blocks with one window of rows left out between blocks of
-different splits: windows that overlap, or nearly touch, are not independent. Items too short to be cut stay whole,
-and windows given as such, (N, T, C), are samples like any other.
+however they are named. Of copies the first is taken and the others are left out. Rows of codes are draws instead, see
+`vaegis.models.derived.copies`: each state's rows are parted at random, in the same shares. A series is cut into
+contiguous blocks with one window of rows left out between blocks of different splits: windows that overlap, or nearly
+touch, are not independent; a window that came before follows the first of its kind. Items too short to be cut stay
+whole, and windows given as such, (N, T, C), are samples like any other.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from vaegis.models.blocks import Samples
 from vaegis.models.derived.calibrating import independent
+from vaegis.models.derived.copies import Copies, copies_of, overlapping
 from vaegis.models.errors import Refusal
 from vaegis.models.spec import SeriesSpec
 
@@ -50,45 +53,72 @@ class Split:
         return {"fit": len(self.fit), "validate": len(self.validate), "calibrate": len(self.calibrate)}
 
 
-def split(samples: Samples, seed: int) -> Split:
+def split(samples: Samples, seed: int, copies: Copies | None = None) -> Split:
     """Splits clean samples.
+
+    Args:
+        copies: those among them, where they are known.
 
     Raises:
         Refusal: too few samples or groups.
     """
-    n = len(samples)
+    copies = copies_of(samples) if copies is None else copies
     # Windows that all start their item were given as such: samples of their own, with nothing between them.
-    row = samples.row if samples.row is not None and samples.row.any() else None
+    row = samples.row if overlapping(samples) else None
     window = samples.spec.window if isinstance(samples.spec, SeriesSpec) else 1
     units: list[bytes] | None = None
     if row is not None and samples.groups is None:
-        cut = _by_blocks(samples, row, window)
+        cut = _by_blocks(samples, row, window, copies)
         if cut is not None:
             return cut
         units = _whole_items(samples, row, window)
+    counted = copies.counted
+    n = len(counted)
     if n < LEAST:
-        raise Refusal(f"{n} clean samples were given; fitting needs at least {LEAST}. Add clean samples.")
-    units = units or _units(samples)
-    calibrate = min(max(math.ceil(CALIBRATE_SHARE * n), CALIBRATE_LEAST), math.floor(CALIBRATE_MOST * n))
-    validate = min(max(math.ceil(VALIDATE_SHARE * n), VALIDATE_LEAST), math.floor(VALIDATE_MOST * n))
-    wanted = [n - calibrate - validate, validate, calibrate]
-    sides = _assign(units, wanted, seed)
-    fit, validation, last = (np.flatnonzero(sides == s) for s in range(3))
-    if not len(fit) or not len(validation) or not len(last):
-        distinct = len(set(units))
+        raise Refusal(_too_few(len(samples), n))
+    if copies.draws and samples.groups is None:
+        sides = _draws(samples, copies, _wanted(n), seed)
+    else:
+        units = units or _units(samples, copies)
+        sides = _assign([units[i] for i in counted.tolist()], _wanted(n), seed)
+    fit, validate, calibrate = (counted[sides == s] for s in range(3))
+    if not len(fit) or not len(validate) or not len(calibrate):
+        distinct = len(set(units or ()))
         what = "groups" if samples.groups is not None else "distinct samples"
         raise Refusal(
-            f"The {n} clean samples form {distinct} {what} that must stay whole, too few for fit, validate and "
-            "calibrate. Add clean samples from more of them."
+            f"The {len(samples)} clean samples form {distinct} {what} that must stay whole, too few for fit, validate "
+            "and calibrate. Add clean samples from more of them."
         )
-    return Split(fit, validation, last, independent(samples, last))
+    return Split(fit, validate, calibrate, independent(samples, calibrate, copies))
 
 
-def _units(samples: Samples) -> list[bytes]:
-    """What must stay together, per sample: its group, or copies of one content; groups that share a copy are one."""
-    content = [samples.content(i) for i in range(len(samples))]
+def _wanted(n: int) -> list[int]:
+    """How many of n samples shall be on each side."""
+    calibrate = min(max(math.ceil(CALIBRATE_SHARE * n), CALIBRATE_LEAST), math.floor(CALIBRATE_MOST * n))
+    validate = min(max(math.ceil(VALIDATE_SHARE * n), VALIDATE_LEAST), math.floor(VALIDATE_MOST * n))
+    return [n - calibrate - validate, validate, calibrate]
+
+
+def _too_few(n: int, distinct: int) -> str:
+    if n == distinct:
+        return f"{n} clean samples were given; fitting needs at least {LEAST}. Add clean samples."
+    return (
+        f"The {n} clean samples form {distinct} distinct samples, the others are copies; fitting needs at least "
+        f"{LEAST} distinct ones. Add clean samples that are not copies."
+    )
+
+
+def _units(samples: Samples, copies: Copies) -> list[bytes]:
+    """What must stay together, per sample: its group, or copies of one content.
+
+    Groups that share a copy are one, unless rows are draws: then equal rows are none of each other.
+    """
+    content = copies.contents or tuple(samples.content(i) for i in range(len(samples)))
     if samples.groups is None:
-        return content
+        return list(content)
+    keys = [b"g" + g.encode() for g in samples.groups]
+    if copies.draws:
+        return keys
     parent: dict[bytes, bytes] = {}
 
     def root(key: bytes) -> bytes:
@@ -97,10 +127,40 @@ def _units(samples: Samples) -> list[bytes]:
             key = parent[key]
         return key
 
-    keys = [b"g" + g.encode() for g in samples.groups]
-    for key, copy in zip(keys, content, strict=True):
-        parent[root(b"c" + copy)] = root(key)
+    for key, own in zip(keys, content, strict=True):
+        parent[root(b"c" + own)] = root(key)
     return [root(k) for k in keys]
+
+
+def _draws(samples: Samples, copies: Copies, wanted: list[int], seed: int) -> NDArray[np.int8]:
+    """A side per counted row of codes: each state's rows are parted at random, in the shares of the whole.
+
+    States stand in a seeded random order, their rows one after the other, and every n-th goes to calibrate, from a
+    random start; every m-th of the others to validate. So a state of c rows gives c times the share, rounded up or down
+    at random.
+    """
+    assert copies.contents is not None
+    salt, rng = _salt(seed), np.random.default_rng(seed % 2**64)
+    original = copies.original[copies.counted]
+    states, place = np.unique(original, return_inverse=True)
+    digests = [_salted(copies.contents[i], salt) for i in states.tolist()]
+    turn = np.empty(len(states), np.int64)
+    turn[sorted(range(len(states)), key=lambda i: digests[i])] = np.arange(len(states))
+    line = np.lexsort((rng.random(len(place)), turn[place]))
+    sides = np.zeros(len(line), np.int8)
+    for side, share in ((2, wanted[2] / sum(wanted)), (1, wanted[1] / (wanted[0] + wanted[1]))):
+        steps = np.floor((np.arange(len(line) + 1)) * share + rng.random())
+        sides[line[np.diff(steps) > 0]] = side
+        line = line[np.diff(steps) == 0]
+    return sides
+
+
+def _salt(seed: int) -> bytes:
+    return seed.to_bytes(8, "little", signed=True)
+
+
+def _salted(content: bytes, salt: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16, key=salt).digest()
 
 
 def _assign(units: list[bytes], wanted: list[int], seed: int) -> NDArray[np.int8]:
@@ -113,8 +173,8 @@ def _assign(units: list[bytes], wanted: list[int], seed: int) -> NDArray[np.int8
     sizes: dict[bytes, int] = {}
     for unit in units:
         sizes[unit] = sizes.get(unit, 0) + 1
-    salt = seed.to_bytes(8, "little", signed=True)
-    order = sorted(sizes, key=lambda u: hashlib.blake2b(u, digest_size=16, key=salt).digest())
+    salt = _salt(seed)
+    order = sorted(sizes, key=lambda u: _salted(u, salt))
     side: dict[bytes, int] = {}
     done = 0
     for unit in order:
@@ -136,8 +196,12 @@ def _items(samples: Samples) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(items)], strict=True))
 
 
-def _by_blocks(samples: Samples, row: NDArray[np.int64], window: int) -> Split | None:
-    """A split of series into blocks; None where the items are too short to be cut."""
+def _by_blocks(samples: Samples, row: NDArray[np.int64], window: int, copies: Copies) -> Split | None:
+    """A split of series into blocks; None where the items are too short to be cut.
+
+    Copies of a window go where the first is. Where that would empty a side, as for a signal that repeats itself
+    exactly, they stay where they are, and only count once.
+    """
     spans = _items(samples)
     lengths = [int(row[end - 1] - row[start]) + window for start, end in spans]
     windows = sum(length // window for length in lengths)
@@ -148,10 +212,14 @@ def _by_blocks(samples: Samples, row: NDArray[np.int64], window: int) -> Split |
         at = row[start:end] - row[start]
         for side, low, high in _blocks(pattern, length, window):
             sides[start:end][(at >= low) & (at + window <= high)] = side
-    fit, validation, last = (np.flatnonzero(sides == s) for s in range(3))
-    if min(len(fit), len(validation), len(last)) == 0:
+    parted = sides[copies.original]
+    if len(set(parted.tolist()) - {-1}) == 3:
+        sides = parted
+    fit, validate, calibrate = (np.flatnonzero(sides == s) for s in range(3))
+    if min(len(fit), len(validate), len(calibrate)) == 0:
         return None
-    return Split(fit, validation, last, independent(samples, last), np.sort(np.concatenate([fit, validation])))
+    settled = np.sort(np.concatenate([fit, validate]))
+    return Split(fit, validate, calibrate, independent(samples, calibrate, copies), settled)
 
 
 def _whole_items(samples: Samples, row: NDArray[np.int64], window: int) -> list[bytes]:

@@ -22,6 +22,7 @@ from vaegis.models.blocks import Samples, conditions_of, parts_of
 from vaegis.models.bundle import SCORE
 from vaegis.models.calibration import ALL, Calibration, Decision, decide, smallest_alpha
 from vaegis.models.derived.calibrating import calibrate_graph, usable_alpha
+from vaegis.models.derived.copies import Copies, copies_of, remarks
 from vaegis.models.errors import Refusal
 from vaegis.models.families import FAMILIES, Family, make
 from vaegis.models.inputs import InputOptions
@@ -144,8 +145,10 @@ def partition_samples(samples: Samples, seed: int) -> Partition:
     Raises:
         Refusal: too few samples, groups, or samples of a condition.
     """
-    sides = split(samples, seed)
-    return Partition(samples, sides, tuple(_few(samples, sides)))
+    copies = copies_of(samples)
+    sides = split(samples, seed, copies)
+    notes = [*remarks(samples, copies), *_rare_states(samples, copies, sides), *_lots(samples, sides)]
+    return Partition(samples, sides, (*notes, *_few(samples, sides)))
 
 
 def new_family(name: str, arguments: Mapping[str, Any], spec: InputSpec, seed: int) -> Family:
@@ -258,6 +261,35 @@ def _thresholds(calibration: Calibration, alpha: float, decision: Decision) -> I
         if name != ALL and rate < smallest_alpha(group):
             few = f"Group {name!r} has only {group.effective} calibration samples"
             yield f"{few}; asking for it at {rate:g} is refused."
+
+
+def _rare_states(samples: Samples, copies: Copies, split: Split) -> Iterator[str]:
+    """A sentence on states of a table of codes that came up too seldom to lie on every side."""
+    if not copies.draws:
+        return
+    sides = (split.fit, split.validate, split.calibrate)
+    states, sizes = np.unique(copies.original[copies.counted], return_counts=True)
+    everywhere = np.logical_and.reduce([np.isin(states, copies.original[side]) for side in sides])
+    rare = np.flatnonzero(~everywhere)
+    if not len(rare):
+        return
+    columns, names = getattr(samples.spec, "columns", ()), []
+    for values, size in zip(samples.take(samples.first[states[rare[:3]]]), sizes[rare[:3]].tolist(), strict=True):
+        names.append(", ".join(f"{c} {v:g}" for c, v in zip(columns, values, strict=True)) + f" (rows: {size})")
+    more = f" and {len(rare) - 3} more" if len(rare) > 3 else ""
+    yield (
+        f"Too few rows to lie on every side of the split: {'; '.join(names)}{more}. What was not learned of them "
+        "may be taken for strange. Add clean rows of them."
+    )
+
+
+def _lots(samples: Samples, split: Split) -> Iterator[str]:
+    """A sentence on what counts where lots were declared."""
+    if samples.groups is not None:
+        yield (
+            f"Calibration holds {len(split.calibrate)} samples of {split.effective} lots (--group-by): the lots count "
+            "as independent, for samples of a lot are not."
+        )
 
 
 def _few(samples: Samples, split: Split) -> Iterator[str]:

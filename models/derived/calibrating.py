@@ -1,7 +1,8 @@
 """Calibrates an exported graph on clean samples: the one place where that is done, for a fit, an ensemble and a half.
 
 Evidence is computed through the graph as it will score, so that p-values are exact for it. Windows of a series overlap
-and are not independent: calibration counts all of them, and refusals by those that fit side by side.
+and are not independent: calibration counts all of them, and refusals by those that fit side by side. Copies of a sample
+count once, see `vaegis.models.derived.copies`; where a user declared lots, the lots are what is independent.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from vaegis.models.blocks import Floats, Samples, conditions_of, parts_of, strongest
 from vaegis.models.calibration import ALL, Calibration, calibrate, smallest_alpha
+from vaegis.models.derived.copies import Copies, copies_of, overlapping
 from vaegis.models.errors import Refusal
 from vaegis.models.runtime.graph import Graph
 from vaegis.models.spec import SeriesSpec
@@ -32,13 +34,16 @@ def calibrate_graph(
     """The calibration of a graph on clean samples, and the evidence that it was made from.
 
     Args:
-        chosen: numbers of the samples, ascending; None takes every one.
+        chosen: numbers of the samples, ascending; None takes every one that counts.
         effective: how many of them are independent; None counts, see `independent`.
 
     Raises:
         Refusal: evidence that is no finite number, naming the sample.
     """
-    chosen = every(samples) if chosen is None else chosen
+    if chosen is None:
+        copies = copies_of(samples)
+        chosen = copies.counted
+        effective = independent(samples, chosen, copies) if effective is None else effective
     evidence = evidence_of(graph, samples, chosen)
     _refuse_unsound(evidence, samples, chosen)
     return calibrate_evidence(evidence, samples, chosen, colour_scale(graph, samples, chosen), effective), evidence
@@ -103,17 +108,31 @@ def every(samples: Samples) -> Ints:
     return np.arange(len(samples), dtype=np.int64)
 
 
-def independent(samples: Samples, chosen: Ints | None = None) -> int:
-    """How many of the chosen samples are independent; of a series, the windows that fit side by side without overlap.
+def independent(samples: Samples, chosen: Ints | None = None, copies: Copies | None = None) -> int:
+    """How many of the chosen samples are independent.
 
-    Windows that all start their item were given as such: samples of their own, with nothing between them.
+    Where lots were declared, the lots. Of a series, the windows that fit side by side without overlap; windows that all
+    start their item were given as such: samples of their own, with nothing between them. Copies count once.
+
+    Args:
+        chosen: ascending; None takes all.
+        copies: those among all samples, where they are known.
     """
     chosen = every(samples) if chosen is None else chosen
-    if samples.row is None or not samples.row.any() or not isinstance(samples.spec, SeriesSpec):
+    if samples.groups is not None:
+        return len({samples.groups[i] for i in chosen.tolist()})
+    copies = copies_of(samples) if copies is None else copies
+    if copies.draws:
         return len(chosen)
+    original = copies.original[chosen]
+    if samples.row is None or not overlapping(samples) or not isinstance(samples.spec, SeriesSpec):
+        return len(np.unique(original))
+    # A copy is none whether or not the first was counted: it may overlap another that was.
+    new = np.zeros(len(chosen), np.bool_)
+    new[np.unique(original, return_index=True)[1]] = True
     count, item, free = 0, None, -1
-    for i, row in zip(chosen.tolist(), samples.row[chosen].tolist(), strict=True):
-        if samples.items[i] != item or row >= free:
+    for i, row, fresh in zip(chosen.tolist(), samples.row[chosen].tolist(), new.tolist(), strict=True):
+        if fresh and (samples.items[i] != item or row >= free):
             item, free = samples.items[i], row + samples.spec.window
             count += 1
     return count

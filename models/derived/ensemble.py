@@ -24,7 +24,8 @@ from vaegis.models import spec as specs
 from vaegis.models.blocks import Samples
 from vaegis.models.bundle import CALIBRATION, ROI, SCORE, Bundle, write_bundle
 from vaegis.models.calibration import ALL, Calibration, to_bytes
-from vaegis.models.derived.calibrating import LEAST, calibrate_graph, usable_alpha
+from vaegis.models.derived.calibrating import LEAST, calibrate_graph, independent, usable_alpha
+from vaegis.models.derived.copies import copies_of
 from vaegis.models.errors import Refusal
 from vaegis.models.manifest import Ancestor, Lineage, Manifest, SplitSizes, Training, installed_versions
 from vaegis.models.runtime.graph import Graph
@@ -159,12 +160,13 @@ def ensemble_bundle(members: Sequence[Member], graph: bytes, samples: Samples, a
     Raises:
         Refusal: too few samples, or evidence that is no finite number.
     """
-    n, spec = len(samples), members[0].bundle.spec
+    spec, copies = members[0].bundle.spec, copies_of(samples)
+    n = len(copies.counted)
     if n < LEAST:
-        raise Refusal(
-            f"{n} clean samples were given; calibrating an ensemble takes {LEAST} at least. Add clean samples."
-        )
-    calibration, _ = calibrate_graph(Graph(graph, spec, "cpu"), samples)
+        given = f"{n} clean samples" if n == len(samples) else f"{n} distinct clean samples, of {len(samples)},"
+        raise Refusal(f"{given} were given; calibrating an ensemble takes {LEAST} at least. Add clean samples.")
+    effective = independent(samples, copies.counted, copies)
+    calibration, _ = calibrate_graph(Graph(graph, spec, "cpu"), samples, copies.counted, effective)
     files = {SCORE: graph, CALIBRATION: to_bytes(calibration)}
     if ROI in members[0].bundle.manifest.files:
         files[ROI] = members[0].bundle.read(ROI)
@@ -176,7 +178,7 @@ def ensemble_bundle(members: Sequence[Member], graph: bytes, samples: Samples, a
         alpha=usable_alpha(calibration, alpha),
         training=Training(
             digest=samples.digest,
-            samples=n,
+            samples=len(samples),
             skipped=len(samples.skipped),
             split=SplitSizes(calibrate=n),
             calibrate=n,

@@ -25,7 +25,8 @@ from onnx import TensorProto, helper, numpy_helper
 from vaegis.models.blocks import Floats, Samples
 from vaegis.models.bundle import CALIBRATION, SCORE, Bundle, write_bundle
 from vaegis.models.calibration import ALL, Calibration, decide, smallest_alpha, to_bytes
-from vaegis.models.derived.calibrating import calibrate_evidence, colour_scale, every, evidence_of
+from vaegis.models.derived.calibrating import calibrate_evidence, colour_scale, evidence_of, independent
+from vaegis.models.derived.copies import copies_of
 from vaegis.models.errors import Refusal
 from vaegis.models.manifest import Proof, SplitSizes, installed_versions
 from vaegis.models.runtime.graph import Graph
@@ -122,14 +123,16 @@ def half_bundle(bundle: Bundle, samples: Samples, out: Path, device: Device = "c
     Raises:
         Refusal: it does not pass, saying by how much; the samples are too few for the bundle's rate.
     """
-    raw, n, alpha = halve(bundle.read(SCORE)), len(samples), bundle.manifest.alpha
+    raw, alpha = halve(bundle.read(SCORE)), bundle.manifest.alpha
+    copies = copies_of(samples)
+    chosen, n = copies.counted, len(copies.counted)
     if n < LEAST:
+        count = f"{n} distinct ones of {len(samples)}" if n < len(samples) else f"{n}"
         raise Refusal(
             f"Half precision is proven and calibrated on at least {LEAST} clean samples that the model was not fitted "
-            f"on; {n} were given that can be read."
+            f"on; {count} were given that can be read."
         )
     single, half = Graph(bundle.read(SCORE), bundle.spec, device), Graph(raw, bundle.spec, device)
-    chosen = every(samples)
     ours, theirs = evidence_of(single, samples, chosen), evidence_of(half, samples, chosen)
     if unsound := [name for name, values in theirs.items() if not np.isfinite(values).all()]:
         raise Refusal(_too_large(unsound[0]))
@@ -137,8 +140,8 @@ def half_bundle(bundle: Bundle, samples: Samples, out: Path, device: Device = "c
         scale = colour_scale(half, samples, chosen)
     except Refusal as refusal:
         raise Refusal(_too_large("map")) from refusal
-    before, after = (calibrate_evidence(e, samples, chosen, scale) for e in (ours, theirs))
-    effective = after.groups[ALL].effective
+    effective = independent(samples, chosen, copies)
+    before, after = (calibrate_evidence(e, samples, chosen, scale, effective) for e in (ours, theirs))
     if alpha < smallest_alpha(after.groups[ALL]):
         raise Refusal(
             f"The model's own false-alarm rate of {alpha:g} needs more than the {effective} independent clean samples "

@@ -44,6 +44,7 @@ def ensemble(
     """
     from vaegis.models import inputs
     from vaegis.models.calibration import decide
+    from vaegis.models.derived.copies import copies_of, remarks
     from vaegis.models.derived.ensemble import check, ensemble_bundle, fitted_on, merge
     from vaegis.models.errors import Conflict
     from vaegis.models.sources import open_source
@@ -64,7 +65,7 @@ def ensemble(
     aside: Path | None = None
     with tempfile.TemporaryDirectory(prefix="vaegis-ensemble-") as folder:
         samples = inputs.load(open_source(on, reading), spec, Path(folder), roi=members[0].bundle.roi)
-        for text in _doubts(fitted_on(members, samples), on):
+        for text in (*remarks(samples, copies_of(samples)), *_doubts(fitted_on(members, samples), on)):
             typer.echo(f"  note: {text}", err=True)
         try:
             if out is None:

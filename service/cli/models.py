@@ -200,6 +200,7 @@ def half(
     """
     from vaegis.models import inputs
     from vaegis.models.bundle import open_bundle
+    from vaegis.models.derived.copies import copies_of, remarks
     from vaegis.models.derived.half import half_bundle
     from vaegis.models.sources import open_source
 
@@ -213,6 +214,8 @@ def half(
         samples = inputs.load(clean, bundle.spec, Path(folder) / "samples", roi=bundle.roi)
         for item, why in samples.skipped:
             typer.echo(f"  note: Left out {item}: {why}", err=True)
+        for text in remarks(samples, copies_of(samples)):
+            typer.echo(f"  note: {text}", err=True)
         if samples.digest == bundle.manifest.training.digest:
             typer.echo(
                 f"  note: {source.name} is the very data that {of.name} was fitted on: scores are lower there than on "

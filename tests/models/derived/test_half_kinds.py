@@ -36,8 +36,8 @@ def halve_on(tmp_path):
 
 
 def rows(n):
-    """(n, 2): row i holds i % 40 twice."""
-    return np.repeat(np.arange(n) % 40, 2).reshape(n, 2).astype(np.float32)
+    """(n, 2): row i holds i % 40 and i // 40, so that no two are alike."""
+    return np.stack([np.arange(n) % 40, np.arange(n) // 40], axis=1).astype(np.float32)
 
 
 def known(parts):
@@ -55,15 +55,15 @@ def test_each_window_of_a_series_counts_once_at_its_stride(halve_on, tmp_path):
     bundle, agreement, _ = halve_on(SERIES, csv(tmp_path / "clean.csv", table))
     starts = np.arange(0, 20_000 - 4 + 1, 2)
     assert len(starts) == agreement.samples == bundle.manifest.training.calibrate == 9999
-    assert (agreement.rank, agreement.flips) == ({"score": 1.0}, 0)
+    assert (agreement.rank, agreement.flips) == ({"score": pytest.approx(1.0, abs=1e-12)}, 0)
     assert values_of(bundle).tolist() == np.sort(known([table[s : s + 4] for s in starts])).tolist()
     # Side by side lie the windows that start at 0, 4, ..., 19996.
     assert bundle.manifest.training.calibrate_independent == bundle.calibration.groups[""].effective == 5000
 
 
 def test_no_window_crosses_two_items(halve_on, tmp_path):
-    for name in "abc":
-        csv(tmp_path / "clean" / f"{name}.csv", rows(81))
+    for i, name in enumerate("abc"):
+        csv(tmp_path / "clean" / f"{name}.csv", rows(81) + 100 * i)
     bundle, agreement, _ = halve_on(SERIES, tmp_path / "clean", kind="series")
     # Windows start at 0, 2, ..., 76 and, to the end of 81 rows, 77.
     assert agreement.samples == 3 * 40
@@ -101,10 +101,10 @@ def test_vectors_keep_their_groups(halve_on, tmp_path):
 def test_an_image_is_as_strange_as_its_strangest_tile(halve_on, tmp_path):
     spec = ImageSpec(height=8, width=8, channels=1, tile=True, overlap=0)
     for i in range(100):
-        save(tmp_path / "clean" / f"{i}.png", np.repeat([2, i % 25], 8).astype(np.uint8).repeat(8).reshape(16, 8))
+        save(tmp_path / "clean" / f"{i}.png", np.repeat([2, i], 8).astype(np.uint8).repeat(8).reshape(16, 8))
     bundle, agreement, samples = halve_on(spec, tmp_path / "clean")
     assert samples.count.tolist() == [2] * 100 and agreement.samples == 100
-    strongest = np.maximum(1.0, (np.arange(100) % 25) ** 2 / 4)
+    strongest = np.maximum(1.0, np.arange(100) ** 2 / 4)
     assert values_of(bundle).tolist() == np.sort(strongest).tolist()
 
 
@@ -128,7 +128,7 @@ def test_the_manifest_tells_of_the_new_calibration(halve_on, tmp_path):
     assert training.calibrate_digest == samples.digest
     assert training.gate == Proof(samples=120, rank=1.0, flips=0)
     assert lineage == Lineage(digest=open_bundle(tmp_path / "full").digest, precision="float16")
-    # Maps are x^2 / 4 of the values 0 to 39: their colours are those of the new graph.
+    # Maps are x^2 / 4 of the values: their colours are those of the new graph.
     low, high = bundle.calibration.map_range
     assert (low, high) == tuple(np.quantile(rows(120) ** 2 / 4, [0.5, 0.999]))
 
@@ -138,3 +138,16 @@ def test_too_few_independent_windows_for_the_rate_are_refused(halve_on, tmp_path
     with pytest.raises(Refusal, match=r"0\.001 needs more than the 4 independent clean samples.*Add clean samples"):
         halve_on(spec, csv(tmp_path / "clean.csv", rows(400)), alpha=0.001)
     assert not (tmp_path / "half").exists()
+
+
+def test_copies_count_once(halve_on, tmp_path):
+    np.save(tmp_path / "clean.npy", np.tile(rows(120), (3, 1)))
+    bundle, agreement, _ = halve_on(VECTOR, tmp_path / "clean.npy")
+    assert agreement.samples == bundle.manifest.training.calibrate == 120
+    assert bundle.calibration.groups[""].effective == 120
+
+
+def test_copies_are_no_more_samples(halve_on, tmp_path):
+    np.save(tmp_path / "few.npy", np.tile(rows(40), (3, 1)))
+    with pytest.raises(Refusal, match=r"at least 99 clean samples .*; 40 distinct ones of 120 were given"):
+        halve_on(VECTOR, tmp_path / "few.npy")

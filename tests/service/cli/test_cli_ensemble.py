@@ -134,7 +134,8 @@ def test_windows_are_counted_side_by_side(vaegis, toy):
 def test_independent_windows_restart_with_each_item():
     from vaegis.models.inputs import InMemory
 
-    samples = InMemory(SERIES, np.zeros((6, 4, 2), np.float32), ("a",) * 4 + ("b",) * 2, np.array([0, 1, 4, 6, 0, 3]))
+    parts = np.arange(48, dtype=np.float32).reshape(6, 4, 2)
+    samples = InMemory(SERIES, parts, ("a",) * 4 + ("b",) * 2, np.array([0, 1, 4, 6, 0, 3]))
     assert independent(samples) == 3
 
 

@@ -32,9 +32,14 @@ def half(vaegis, tmp_path):
     return run
 
 
+def rows(n):
+    """(n, 2): row i holds i % 40 and i // 40, so that no two are alike."""
+    return np.stack([np.arange(n) % 40, np.arange(n) // 40], axis=1).astype(np.float32)
+
+
 def test_a_series_is_read_with_its_separator_and_timestamps(half, tmp_path):
     # The columns stand in another order than in the spec, beside one that is none of it, and times are named anew.
-    lines = ["note;when;flow;speed", *(f"7;{i};{i % 40};{i % 40}" for i in range(402))]
+    lines = ["note;when;flow;speed", *(f"7;{i};{i % 40};{i // 40}" for i in range(402))]
     (tmp_path / "clean.csv").write_text("\n".join(lines) + "\n")
     bundle, done = half(SERIES, tmp_path / "clean.csv", "--sep", ";", "--timestamp", "when", "--exclude", "note")
     assert "200 clean samples: ranks agree to 1.000000; none decided differently." in done.said
@@ -44,7 +49,7 @@ def test_a_series_is_read_with_its_separator_and_timestamps(half, tmp_path):
 
 
 def test_conditions_rows_and_key_are_taken(half, tmp_path):
-    x = np.repeat(np.arange(300) % 40, 2).reshape(300, 2).astype(np.float32)
+    x = rows(300)
     np.savez(tmp_path / "clean.npz", values=x, recipe=np.repeat(["A", "B"], 150))
     spec = dataclasses.replace(VECTOR, conditions=("A", "B"))
     words = ("--key", "values", "--condition", "key:recipe", "--rows", "100:260", "--json")
@@ -56,7 +61,7 @@ def test_conditions_rows_and_key_are_taken(half, tmp_path):
 
 
 def test_groups_follow_the_model(half, tmp_path):
-    x = np.repeat(np.arange(120) % 40, 2).reshape(120, 2).astype(np.float32)
+    x = rows(120)
     np.savez(tmp_path / "clean.npz", x=x, line=np.repeat(["left", "right"], [50, 70]))
     bundle, _ = half(dataclasses.replace(VECTOR, calibrate_by="line"), tmp_path / "clean.npz")
     assert {g: c.effective for g, c in bundle.calibration.groups.items()} == {"": 120, "left": 50, "right": 70}
@@ -73,7 +78,7 @@ def test_what_cannot_be_read_so_is_refused(refused, vaegis, tmp_path):
 
 
 def test_the_very_data_of_the_fit_are_named(half, tmp_path):
-    np.save(tmp_path / "clean.npy", np.repeat(np.arange(120) % 40, 2).reshape(120, 2).astype(np.float32))
+    np.save(tmp_path / "clean.npy", rows(120))
     digest = inputs.load(open_source(tmp_path / "clean.npy", SourceOptions()), VECTOR, tmp_path / "samples").digest
     _, done = half(VECTOR, tmp_path / "clean.npy", digest=digest)
     assert "clean.npy is the very data that pump was fitted on" in " ".join(done.err.split())
