@@ -20,6 +20,12 @@ class SourceOptions:
     exclude: tuple[str, ...] = ()  # columns that are no features
     timestamp: str | None = None  # the timestamp column, where its name does not say it
     sep: str | None = None  # field separator of csv files; None = detected
+    decimal: str | None = None  # . or , in the numbers of csv files; None = detected
+    thousands: str | None = None  # what stands between thousands there; None = detected, or nothing
+    encoding: str | None = None  # of csv files; None = UTF-8, or what the first bytes say
+    comment: str | None = None  # lines of csv files that begin so are no rows; None = detected, or none
+    skip: int | None = None  # lines above the header of csv files; None = a `sep=` line, if there is one
+    skip_after_header: int | None = None  # rows below the header that are no data; None = one of units, if there is one
     rows: tuple[int | None, int | None] | None = None  # [A, B) of rows (of each table) or samples (arrays, folders)
     group_by: str | None = None  # column, npz key, `folder` or regular expression: never split within a group
     calibrate_by: str | None = None  # the same, for groups that are calibrated apart

@@ -7,6 +7,7 @@ later block may hold 1.5 where the first held 1, and timestamps stay text, since
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,21 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from vaegis.models.errors import Refusal
+from vaegis.models.sources.dialects import LOOK_AHEAD, NULLS, Dialect, detect
+from vaegis.models.sources.numerals import Numerals
 from vaegis.models.sources.options import SourceOptions, listed
+from vaegis.models.sources.plain_text import PlainText
 from vaegis.models.spec import Kind
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
-SEPARATORS = (",", ";", "\t", "|")
 TIMESTAMP_NAMES = ("timestamp", "time", "datetime", "date")
-_SNIFFED = 1 << 16  # bytes looked at for separator and header
 _BLOCK = 1 << 20
 _BATCH = 8192  # rows of Parquet at a time
+_AS_DETECTED = SourceOptions()
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class TableFiles:
         Raises:
             Refusal: not a readable table.
         """
-        return open_table(name, self.root / self.originals.get(name, name), self.options.sep)
+        return open_table(name, self.root / self.originals.get(name, name), self.options)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Table:
 
     name: str  # how messages call it
     where: Path | bytes
-    sep: str | None  # None = Parquet
+    dialect: Dialect | None  # None = Parquet
     schema: pa.Schema  # as inferred from the first block, or as the Parquet file says
     sample: dict[str, str]  # first value of each text column, for messages
 
@@ -90,7 +94,7 @@ class Table:
         """
         names = list(dict.fromkeys([*columns, *([stamp] if stamp is not None else []), *words]))
         try:
-            if self.sep is None:
+            if self.dialect is None:
                 with _parquet(self.where) as file:
                     yield from file.iter_batches(batch_size=_BATCH, columns=names)
                 return
@@ -98,11 +102,13 @@ class Table:
             if stamp is not None and pa.types.is_integer(self.schema.field(stamp).type):
                 types[stamp] = pa.int64()
             types |= dict.fromkeys(words, pa.string())
-            convert = pacsv.ConvertOptions(
-                column_types=types, include_columns=names, strings_can_be_null=False, null_values=_NULLS
-            )
-            with _open_csv(self.where, self.sep, convert) as reader:
-                yield from reader
+            style = self.dialect.style
+            # Arrow knows decimal commas, but nothing between thousands.
+            texts = [n for n in names if style.thousands and types[n] not in (pa.string(), pa.bool_())]
+            types |= dict.fromkeys(texts, pa.string())
+            with _open_csv(self.name, self.where, self.dialect, types, names) as reader:
+                for batch in reader:
+                    yield _with_numbers(batch, texts, style)
         except (pa.ArrowException, OSError) as error:
             raise Refusal(f"{self.name} cannot be read on ({_first_line(error)}); correct the file.") from error
 
@@ -116,11 +122,11 @@ class Roles:
     notes: tuple[str, ...]  # what was decided without being asked
 
 
-def open_table(name: str, where: Path | bytes, sep: str | None = None) -> Table:
+def open_table(name: str, where: Path | bytes, options: SourceOptions = _AS_DETECTED) -> Table:
     """A csv or Parquet file, or its bytes, with its schema. The content decides which it is.
 
     Raises:
-        Refusal: neither, empty, without a header, or with a column name twice.
+        Refusal: neither, empty, without a header, or with a column name twice; a dialect that is not certain.
     """
     head = _head(name, where)
     if not head:
@@ -128,25 +134,25 @@ def open_table(name: str, where: Path | bytes, sep: str | None = None) -> Table:
     try:
         if head.startswith(b"PAR1"):
             with _parquet(where) as file:
-                schema, sep, sample = file.schema_arrow, None, {}
-        elif b"\x00" in head:
-            raise Refusal(f"{name} is neither csv text nor Parquet; give one of them.")
+                schema, dialect = file.schema_arrow, None
+                sample: dict[str, str] = {}
         else:
-            sep = sep or detect_separator(head)
-            _check_header(name, head, sep)
-            convert = pacsv.ConvertOptions(strings_can_be_null=False, null_values=_NULLS)
-            with _open_csv(where, sep, convert) as reader:
-                schema = reader.schema
-                sample = _samples(reader)
+            dialect = detect(name, head, options)
+            _check_header(name, head, dialect)
+            with _open_csv(name, where, dialect) as reader:
+                schema, sample = _first_block(reader, dialect.style)
         columns = schema.names
     except UnicodeDecodeError as error:
-        raise Refusal(f"The column names of {name} are not UTF-8; save it with that encoding.") from error
+        raise Refusal(
+            f"The column names of {name} are not UTF-8; name its encoding with --encoding, such as latin-1, or save it "
+            "as UTF-8."
+        ) from error
     except (pa.ArrowException, OSError) as error:
         raise Refusal(f"{name} is not a readable table ({_first_line(error)}).") from error
     twice = sorted({column for column in columns if columns.count(column) > 1 and column})
     if twice:
         raise Refusal(f"{name} has column {twice[0]!r} more than once; give each column its own name.")
-    return Table(name, where, sep, schema, sample)
+    return Table(name, where, dialect, schema, sample)
 
 
 def roles(table: Table, options: SourceOptions) -> Roles:
@@ -169,7 +175,7 @@ def roles(table: Table, options: SourceOptions) -> Roles:
     }
     for option, name in [*others.items(), *(("--exclude", name) for name in options.exclude)]:
         table.column(name, option)
-    notes = []
+    notes = list(table.dialect.notes) if table.dialect is not None else []
     if stamp is not None and options.timestamp is None:
         notes.append(f"Column {stamp!r} is taken as the timestamp.")
     if options.columns:
@@ -223,26 +229,9 @@ def numeric(kind: pa.DataType) -> bool:
     )
 
 
-def detect_separator(head: bytes) -> str:
-    """Which of , ; tab | separates the fields: the one that cuts every line seen into equally many, most of them."""
-    lines = [line for line in head.decode("utf-8", "replace").splitlines() if line.strip()]
-    # The last line may be cut short by the end of the look-ahead.
-    lines = lines[:20] if len(lines) <= 20 and len(head) < _SNIFFED else lines[: min(20, max(1, len(lines) - 1))]
-
-    def merit(sep: str) -> tuple[bool, int]:
-        cells = [len(row) for row in csv.reader(lines, delimiter=sep)]
-        return len(set(cells)) == 1 and cells[0] > 1, cells[0] if cells else 0
-
-    return max(SEPARATORS, key=merit)
-
-
 def _nameless(name: str) -> bool:
     """Whether a column is a data frame's unnamed index: no feature, and nothing a user could name."""
     return not name or name.startswith("__index_level_")
-
-
-# What stands for "no value" in a csv; all of it reads as NaN.
-_NULLS = ["", "NaN", "nan", "-nan", "-NaN", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "<NA>"]
 
 
 def _fixed(kind: pa.DataType) -> pa.DataType:
@@ -253,17 +242,18 @@ def _fixed(kind: pa.DataType) -> pa.DataType:
 
 def _head(name: str, where: Path | bytes) -> bytes:
     if isinstance(where, bytes):
-        return where[:_SNIFFED]
+        return where[:LOOK_AHEAD]
     try:
         with where.open("rb") as file:
-            return file.read(_SNIFFED)
+            return file.read(LOOK_AHEAD)
     except OSError as error:
         raise Refusal(f"{name} cannot be opened ({error.strerror}).") from error
 
 
-def _check_header(name: str, head: bytes, sep: str) -> None:
-    first = next(csv.reader([head.decode("utf-8-sig", "replace").splitlines()[0]], delimiter=sep), [])
-    cells = [cell.strip() for cell in first]
+def _check_header(name: str, head: bytes, dialect: Dialect) -> None:
+    with PlainText(name, io.BytesIO(head), dialect.encoding, dialect.comment, dialect.skip, "replace") as text:
+        line = text.read(LOOK_AHEAD * 4).decode().lstrip("\r\n").splitlines()[:1]
+    cells = [cell.strip() for cell in next(csv.reader(line, delimiter=dialect.sep), [])]
     if cells and all(re.fullmatch(r"[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?", cell) for cell in cells):
         # A table saved without names may well have the header 0,1,2,...; any other numbers are data.
         if cells == [str(i) for i in range(len(cells))]:
@@ -273,22 +263,59 @@ def _check_header(name: str, head: bytes, sep: str) -> None:
         )
 
 
-def _samples(reader: pacsv.CSVStreamingReader) -> dict[str, str]:
-    texts = [field.name for field in reader.schema if not numeric(field.type)]
-    if not texts:
-        return {}
-    batch = next(iter(reader), None)
+def _first_block(reader: pacsv.CSVStreamingReader, style: Numerals) -> tuple[pa.Schema, dict[str, str]]:
+    """The schema, and the first value of each column of text."""
+    schema = reader.schema
+    texts = [i for i, field in enumerate(schema) if not numeric(field.type)]
+    batch = next(iter(reader), None) if texts else None
     if batch is None or batch.num_rows == 0:
-        return {}
-    return {name: str(batch.column(reader.schema.names.index(name))[0].as_py()) for name in texts}
+        return schema, {}
+    sample: dict[str, str] = {}
+    for i in texts:
+        column, name = batch.column(i), schema.names[i]
+        if style.thousands and pa.types.is_string(column.type):
+            # Arrow takes no number with something between its thousands for one.
+            column = column.filter(pc.invert(style.fits(column, NULLS)))
+        if len(column):
+            sample[name] = str(column[0].as_py())
+        else:
+            schema = schema.set(i, pa.field(name, pa.float64()))
+    return schema, sample
 
 
-def _open_csv(where: Path | bytes, sep: str, convert: pacsv.ConvertOptions) -> pacsv.CSVStreamingReader:
+def _with_numbers(batch: pa.RecordBatch, names: Sequence[str], style: Numerals) -> pa.RecordBatch:
+    """The batch with these columns of text as numbers."""
+    for name in names:
+        i = batch.schema.names.index(name)
+        batch = batch.set_column(i, name, style.numbers(batch.column(i), name, NULLS))
+    return batch
+
+
+def _open_csv(
+    name: str,
+    where: Path | bytes,
+    dialect: Dialect,
+    types: dict[str, pa.DataType] | None = None,
+    columns: Sequence[str] | None = None,
+) -> pacsv.CSVStreamingReader:
+    file: pa.NativeFile | io.BufferedReader = _file(where)
+    skip = dialect.skip
+    if dialect.encoding != "utf-8" or dialect.comment is not None:
+        raw = io.BytesIO(where) if isinstance(where, bytes) else where.open("rb")
+        file, skip = io.BufferedReader(PlainText(name, raw, dialect.encoding, dialect.comment, skip), _BLOCK), 0
     return pacsv.open_csv(
-        _file(where),
-        read_options=pacsv.ReadOptions(block_size=_BLOCK),
-        parse_options=pacsv.ParseOptions(delimiter=sep),
-        convert_options=convert,
+        file,
+        read_options=pacsv.ReadOptions(
+            block_size=_BLOCK, skip_rows=skip, skip_rows_after_names=dialect.skip_after_header
+        ),
+        parse_options=pacsv.ParseOptions(delimiter=dialect.sep),
+        convert_options=pacsv.ConvertOptions(
+            column_types=types,
+            include_columns=columns,
+            strings_can_be_null=False,
+            null_values=NULLS,
+            decimal_point=dialect.style.decimal,
+        ),
     )
 
 

@@ -39,6 +39,26 @@ Columns = Annotated[
 Exclude = Annotated[str | None, typer.Option("--exclude", metavar="A,B,...", help="Columns to leave out.")]
 Timestamp = Annotated[str | None, typer.Option("--timestamp", metavar="NAME", help="The timestamp column.")]
 Sep = Annotated[str | None, typer.Option("--sep", help="Separator of csv fields; else detected.")]
+Decimal = Annotated[
+    str | None, typer.Option("--decimal", metavar=".|,", help="Decimal mark of csv numbers; else detected.")
+]
+Thousands = Annotated[
+    str | None,
+    typer.Option("--thousands", metavar=".|,|'|space", help="What stands between thousands in csv; else detected."),
+]
+Encoding = Annotated[
+    str | None, typer.Option("--encoding", metavar="NAME", help="Encoding of csv, such as latin-1 or utf-16.")
+]
+Comment = Annotated[
+    str | None, typer.Option("--comment", metavar="'#'", help="Lines of csv that begin so are passed over.")
+]
+Skip = Annotated[
+    int | None, typer.Option("--skip", metavar="N", min=0, help="Lines above the header of csv that are passed over.")
+]
+SkipAfterHeader = Annotated[
+    int | None,
+    typer.Option("--skip-after-header", metavar="N", min=0, help="Rows below the header of csv, such as one of units."),
+]
 Rows = Annotated[
     str | None, typer.Option("--rows", metavar="A:B", help="Only rows (or samples) A up to, not including, B.")
 ]
@@ -81,6 +101,12 @@ class ReadingOptions:
     exclude: Exclude = None
     timestamp: Timestamp = None
     sep: Sep = None
+    decimal: Decimal = None
+    thousands: Thousands = None
+    encoding: Encoding = None
+    comment: Comment = None
+    skip: Skip = None
+    skip_after_header: SkipAfterHeader = None
     rows: Rows = None
     condition: Condition = None
 
@@ -107,6 +133,12 @@ class ReadingOptions:
             exclude=names(self.exclude),
             timestamp=self.timestamp,
             sep={"tab": "\t", "\\t": "\t"}.get(self.sep, self.sep) if self.sep else None,
+            decimal=self.decimal,
+            thousands=" " if self.thousands == "space" else self.thousands,
+            encoding=self.encoding,
+            comment=self.comment,
+            skip=self.skip,
+            skip_after_header=self.skip_after_header,
             rows=parse_rows(self.rows) if self.rows else None,
             group_by=group_by,
             calibrate_by=calibrate_by,

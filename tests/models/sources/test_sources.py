@@ -14,8 +14,9 @@ from PIL import Image
 from vaegis.models.errors import Refusal
 from vaegis.models.inputs import from_npy
 from vaegis.models.sources import SourceOptions, as_kind, open_source, parse_rows, read_labels
+from vaegis.models.sources.dialects import detect_separator
 from vaegis.models.sources.images import grouping
-from vaegis.models.sources.tables import detect_separator, roles
+from vaegis.models.sources.tables import roles
 from vaegis.models.spec import VectorSpec
 
 
