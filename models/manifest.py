@@ -61,7 +61,7 @@ class Training:
     skipped: int | None = None  # items of those data that could not be read
     split: SplitSizes | None = None
     calibrate: int | None = None  # clean samples that it was calibrated on
-    calibrate_independent: int | None = None  # of these; windows of a series that lie side by side
+    calibrate_independent: int | None = None  # of these: windows side by side, no copies, or lots
     calibrate_digest: str | None = None  # of the clean data that it was calibrated on
     calibrated_on_data_of: tuple[str, ...] = ()  # members of an ensemble that were fitted on these very data
     group_by: str | None = None  # what kept samples on one side of the split
@@ -88,7 +88,7 @@ class Ancestor:
 class Lineage:
     """Where a bundle comes from."""
 
-    digest: str | None = None  # of the bundle that it replaces, or that it is in half precision
+    digest: str | None = None  # of the bundle that it replaces, is in half precision, or calibrates anew
     precision: str | None = None  # float16 where its networks compute in half precision
     members: tuple[Ancestor, ...] = ()  # of an ensemble
 

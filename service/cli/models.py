@@ -233,6 +233,76 @@ def half(
     typer.echo(registration_phrase(added, of.name) + ".")
 
 
+@app.command()
+@reads()
+def recalibrate(
+    *,
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The version that keeps its graphs.")],
+    clean: Annotated[
+        Path, typer.Option("--clean", metavar="SOURCE", help="Clean samples that the model was not fitted on.")
+    ],
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="False-alarm rate when none is asked for; else the model's own.")
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="COLUMN|KEY|folder|REGEX",
+            help="Samples of one batch or camera session: calibration counts these as independent, not their samples.",
+        ),
+    ] = None,
+    source_options: ReadingOptions,
+    as_json: AsJson = False,
+) -> None:
+    """Register a version with the same graphs and a calibration of fresh clean samples, without a refit.
+
+    For clean product that has changed a little, or a false-alarm rate that takes more clean samples than the fit had.
+    """
+    from vaegis.models import inputs
+    from vaegis.models.bundle import open_bundle
+    from vaegis.models.derived.copies import copies_of, remarks
+    from vaegis.models.derived.recalibration import recalibrate_bundle
+    from vaegis.models.sources import open_source
+
+    with _registry() as registry, TemporaryDirectory(prefix="vaegis-recalibrate-") as folder:
+        of = registry.resolve(name)
+        bundle = open_bundle(of.path)
+        source_options = replace(source_options, kind=source_options.kind or bundle.spec.kind)
+        source = open_source(clean, source_options.reading(group_by, calibrate_by=bundle.spec.calibrate_by))
+        samples = inputs.load(source, bundle.spec, Path(folder) / "samples", roi=bundle.roi)
+        for item, why in samples.skipped:
+            typer.echo(f"  note: Left out {item}: {why}", err=True)
+        for text in remarks(samples, copies_of(samples)):
+            typer.echo(f"  note: {text}", err=True)
+        if samples.digest == bundle.manifest.training.digest:
+            typer.echo(
+                f"  note: {clean.name} is the very data that {of.name} was fitted on: scores are lower there than on "
+                "new clean samples, and the new version will raise more false alarms than promised.",
+                err=True,
+            )
+        outcome = recalibrate_bundle(bundle, samples, Path(folder) / "bundle", alpha, group_by)
+        added = registry.add(of.name, outcome.bundle.path, by=_who())
+    rate, wanted = outcome.bundle.manifest.alpha, bundle.manifest.alpha if alpha is None else alpha
+    if rate > wanted:
+        typer.echo(
+            f"  note: A false-alarm rate of {wanted:g} needs more than {outcome.independent} independent clean "
+            f"samples; this version's own rate is {rate:g}. Add clean samples for a lower one.",
+            err=True,
+        )
+    if as_json:
+        figures = {"samples": outcome.samples, "independent": outcome.independent, "alpha": rate}
+        figures |= {"threshold": outcome.threshold, "flagged_before": outcome.flagged_before}
+        _json({"name": of.name, "version": added.version, "digest": added.digest, **figures})
+        return
+    typer.echo(
+        f"{outcome.samples} clean samples, {outcome.independent} of them independent: flags a score above "
+        f"{outcome.threshold:.5g} at {rate:.2%}; version {of.version} flags {outcome.flagged_before:.2%} of them at "
+        f"{bundle.manifest.alpha:.2%}."
+    )
+    typer.echo(registration_phrase(added, of.name) + ".")
+
+
 def _trial(address: str, end: bool) -> tuple[str, str | None]:
     name, _, target = address.partition("@")
     if end:
