@@ -275,7 +275,9 @@ class _RowSpool:
             place = [int(v) for v in np.argwhere(bad)[0]]
             value = float(chunk.values[tuple(place)])
             column = self.spec.columns[place[-1]]
-            raise Refusal(sentence(chunk.item, chunk.start + place[0], column, value, self.spec.missing))
+            row = chunk.start + place[0]
+            text = chunk.texts.get((row, place[-1]))
+            raise Refusal(sentence(chunk.item, row, column, value, self.spec.missing, text))
         if self.spec.missing == "allow":
             # One bit pattern for "missing", so that equal samples have equal bytes.
             return np.where(np.isnan(chunk.values), np.float32(np.nan), chunk.values)

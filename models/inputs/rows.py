@@ -5,8 +5,8 @@ Values become float32 here and nowhere else; NaN stands for "no value", and what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from vaegis.models.errors import Refusal
 from vaegis.models.inputs.timestamps import AscendingTimestamps, Unordered, as_given
 from vaegis.models.sources import ArraySource
 from vaegis.models.sources.options import SourceOptions, listed
-from vaegis.models.sources.tables import Table, numeric, roles, timestamp_column
+from vaegis.models.sources.tables import Table, roles, timestamp_column
 from vaegis.models.spec import Missing, SeriesSpec, VectorSpec
 
 Values = NDArray[np.float32]
 RowSpec = SeriesSpec | VectorSpec
+Texts = Mapping[tuple[int, int], str]  # (row within the item, column) -> what a cell holds
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Rows:
     calibrate: Sequence[str | None] | None = None  # (n,) calibration groups
     together: Sequence[str | None] | None = None  # (n,) groups that must not be split
     error: str | None = None  # the item breaks off here, or cannot be opened; `values` is empty then
+    texts: Texts = field(default_factory=dict)  # of cells that are no number; `values` is infinite there
 
     def piece(self, low: int, high: int) -> Rows:
         """The rows [low, high) of these."""
@@ -48,6 +50,7 @@ class Rows:
             self.calibrate[here] if self.calibrate is not None else None,
             self.together[here] if self.together is not None else None,
             self.error,
+            self.texts,
         )
 
 
@@ -202,14 +205,15 @@ def _table_rows(table: Table, options: SourceOptions, wanted: Wanted) -> Iterato
     first, last = options.rows or (None, None)
     order = AscendingTimestamps(table.name)
     at = 0
-    batches = table.batches(columns, stamp, words)
+    pieces = table.pieces(columns, stamp, words)
     while last is None or at < last:
         try:
-            batch = next(batches, None)
+            piece = next(pieces, None)
         except Refusal as refusal:
             raise _Broken(max(at, first or 0), refusal) from refusal
-        if batch is None:
+        if piece is None:
             break
+        batch = piece.batch
         low = min(max((first or 0) - at, 0), batch.num_rows)
         high = batch.num_rows if last is None else min(last - at, batch.num_rows)
         start, at = at + low, at + batch.num_rows
@@ -219,13 +223,19 @@ def _table_rows(table: Table, options: SourceOptions, wanted: Wanted) -> Iterato
         stamps = as_given(batch.column(stamp)) if stamp is not None else None
         if ordered and stamp is not None and stamps is not None:
             order.check(batch.column(stamp), stamps, start)
+        values, texts = batch_values(batch, columns), {}
+        for (row, name), text in piece.bad.items():
+            if low <= row < high:
+                values[row - low, columns.index(name)] = np.inf
+                texts[start + row - low, columns.index(name)] = text
         yield Rows(
             table.name,
             start,
-            batch_values(batch, columns),
+            values,
             stamps,
             _text(batch.column(calibrate)) if calibrate is not None else None,
             _text(batch.column(wanted.group_by)) if wanted.group_by is not None else None,
+            texts=texts,
         )
 
 
@@ -243,7 +253,7 @@ def features_of(table: Table, options: SourceOptions, wanted: Wanted) -> list[st
         names = list(roles(table, options).features)
     columns = [names[i] for i in match_columns(wanted.columns, names, table.name)]
     for name in columns:
-        if not numeric(table.schema.field(name).type):
+        if not table.is_numeric(name):
             value = f" ({table.sample[name]!r}, for one)" if name in table.sample else ""
             raise Refusal(f"Column {name!r} of {table.name} is not numeric{value}; the model takes numbers there.")
     return columns
@@ -287,9 +297,19 @@ def unusable(values: Values, missing: Missing) -> NDArray[np.bool_]:
     return np.asarray(np.isinf(values) if missing == "allow" else ~np.isfinite(values))
 
 
-def sentence(item: str | None, row: int | None, column: str, value: float, missing: Missing) -> str:
-    """Why a value cannot be judged, with the remedy."""
+def sentence(
+    item: str | None, row: int | None, column: str, value: float, missing: Missing, text: str | None = None
+) -> str:
+    """Why a value cannot be judged, with the remedy; `text` is what the cell holds where that is no number."""
     where = f"Column {column!r}" + (f" of row {row}" if row is not None else "") + (f" of {item}" if item else "")
+    if text is not None:
+        cell = repr(text[:60])
+        if missing == "allow":
+            return f"{where} is {cell}, which is no number. Correct it, or have it taken as missing with --na {cell}."
+        return (
+            f"{where} is {cell}, which is no number. Correct it, or fit with --missing allow and --na {cell}, which "
+            "take it as missing."
+        )
     if np.isnan(value):
         return f"{where} is NaN (no value). Fill it in, or fit with --missing allow, which takes NaN as missing."
     return f"{where} is infinite, or too large for a 32-bit float. Correct it" + (
@@ -311,7 +331,8 @@ def sample_block(rows: Rows, spec: RowSpec) -> Block:
             errors[i] = f"Sample {rows.start + i}{f' of {rows.item}' if rows.item else ''} holds no value at all."
             continue
         t, c = (int(v) for v in np.argwhere(bad[i])[0])
-        errors[i] = sentence(rows.item, rows.start + i, spec.columns[c], float(flat[i, t, c]), spec.missing)
+        row, value = rows.start + i, float(flat[i, t, c])
+        errors[i] = sentence(rows.item, row, spec.columns[c], value, spec.missing, rows.texts.get((row, c)))
     return Block(
         items=[rows.item] * n,
         index=np.arange(rows.start, rows.start + n, dtype=np.int64),

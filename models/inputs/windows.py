@@ -70,6 +70,7 @@ class RowBuffer:
         self.origin = 0  # number within the item of the first row read
         self.base = 0  # rows forgotten
         self.values: Values = np.empty((0, len(spec.columns)), np.float32)
+        self.texts: dict[tuple[int, int], str] = {}
         self.stamps: list[object] | None = None
         self.groups: list[str | None] | None = None
 
@@ -83,6 +84,7 @@ class RowBuffer:
             self.stamps = [] if rows.stamps is not None else None
             self.groups = [] if rows.calibrate is not None else None
         self.values = np.concatenate([self.values, rows.values])
+        self.texts |= rows.texts
         if self.stamps is not None and rows.stamps is not None:
             self.stamps += rows.stamps
         if self.groups is not None and rows.calibrate is not None:
@@ -96,6 +98,7 @@ class RowBuffer:
         self.values = self.values[count:].copy()
         self.stamps = self.stamps[count:] if self.stamps is not None else None
         self.groups = self.groups[count:] if self.groups is not None else None
+        self.texts = {place: text for place, text in self.texts.items() if place[0] >= self.origin + before}
         self.base = before
 
     def block(self, low: int, high: int, total: int | None) -> Block:
@@ -175,7 +178,8 @@ class RowBuffer:
             )
         values = self.values[row - self.base]
         c = int(np.flatnonzero(unusable(values, self.spec.missing))[0])
-        return sentence(self.item, self.origin + row, self.spec.columns[c], float(values[c]), self.spec.missing)
+        text = self.texts.get((self.origin + row, c))
+        return sentence(self.item, self.origin + row, self.spec.columns[c], float(values[c]), self.spec.missing, text)
 
     def _windows(self, at: NDArray[np.int64]) -> Values:
         if len(at) == 0:

@@ -26,6 +26,7 @@ class SourceOptions:
     comment: str | None = None  # lines of csv files that begin so are no rows; None = detected, or none
     skip: int | None = None  # lines above the header of csv files; None = a `sep=` line, if there is one
     skip_after_header: int | None = None  # rows below the header that are no data; None = one of units, if there is one
+    na: tuple[str, ...] = ()  # cells of csv files that stand for "no value", beside the usual ones
     rows: tuple[int | None, int | None] | None = None  # [A, B) of rows (of each table) or samples (arrays, folders)
     group_by: str | None = None  # column, npz key, `folder` or regular expression: never split within a group
     calibrate_by: str | None = None  # the same, for groups that are calibrated apart

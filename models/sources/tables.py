@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from vaegis.models.errors import Refusal
+from vaegis.models.sources.cells import TableRows, holds_numbers, with_numbers
 from vaegis.models.sources.dialects import LOOK_AHEAD, NULLS, Dialect, detect
 from vaegis.models.sources.numerals import Numerals
 from vaegis.models.sources.options import SourceOptions, listed
@@ -71,6 +72,8 @@ class Table:
     dialect: Dialect | None  # None = Parquet
     schema: pa.Schema  # as inferred from the first block, or as the Parquet file says
     sample: dict[str, str]  # first value of each text column, for messages
+    spoilt: frozenset[str] = frozenset()  # columns of text of which most cells of the first block are numbers
+    nulls: tuple[str, ...] = tuple(NULLS)  # cells that stand for "no value"
 
     def column(self, name: str, option: str) -> str:
         """`name`, if the table has it.
@@ -82,6 +85,40 @@ class Table:
             raise Refusal(f"{self.name} has no column {name!r} for {option}; it has {listed(self.schema.names)}.")
         return name
 
+    def is_numeric(self, name: str) -> bool:
+        """Whether a column can be a feature: it holds numbers, but for some cells perhaps."""
+        return name in self.spoilt or numeric(self.schema.field(name).type)
+
+    def pieces(
+        self, columns: Sequence[str], stamp: str | None = None, words: Sequence[str] = ()
+    ) -> Iterator[TableRows]:
+        """The rows, front to back, as `batches` gives them; a cell of `columns` that is no number costs itself alone.
+
+        Raises:
+            Refusal: a row cannot be read.
+        """
+        if self.dialect is None:
+            yield from (TableRows(batch) for batch in self.batches(columns, stamp, words))
+            return
+        numbers = [name for name in dict.fromkeys(columns) if self.is_numeric(name)]
+        names, types = self._types(columns, stamp, words)
+        types |= {name: pa.float64() for name in numbers if name in self.spoilt}
+        rows = 0
+        if not self.dialect.style.thousands:  # else Arrow takes none of them for a number
+            try:
+                for batch in self._csv(names, types):
+                    rows += batch.num_rows
+                    yield TableRows(batch)
+                return
+            except _BadCell:
+                pass
+        # From the block with the first bad cell on, numbers are read as text, and one by one where they are none.
+        for batch in self._csv(names, types | dict.fromkeys(numbers, pa.string())):
+            known = min(rows, batch.num_rows)
+            rows -= known
+            if known < batch.num_rows:
+                yield with_numbers(batch.slice(known), numbers, self.dialect.style, self.nulls)
+
     def batches(
         self, columns: Sequence[str], stamp: str | None = None, words: Sequence[str] = ()
     ) -> Iterator[pa.RecordBatch]:
@@ -92,25 +129,42 @@ class Table:
         Raises:
             Refusal: a row cannot be read, or a value is not of its column's type.
         """
-        names = list(dict.fromkeys([*columns, *([stamp] if stamp is not None else []), *words]))
-        try:
-            if self.dialect is None:
-                with _parquet(self.where) as file:
-                    yield from file.iter_batches(batch_size=_BATCH, columns=names)
-                return
-            types = {field.name: _fixed(field.type) for field in self.schema}
-            if stamp is not None and pa.types.is_integer(self.schema.field(stamp).type):
-                types[stamp] = pa.int64()
-            types |= dict.fromkeys(words, pa.string())
+        names, types = self._types(columns, stamp, words)
+        if self.dialect is not None:
             style = self.dialect.style
             # Arrow knows decimal commas, but nothing between thousands.
             texts = [n for n in names if style.thousands and types[n] not in (pa.string(), pa.bool_())]
-            types |= dict.fromkeys(texts, pa.string())
-            with _open_csv(self.name, self.where, self.dialect, types, names) as reader:
-                for batch in reader:
-                    yield _with_numbers(batch, texts, style)
+            for batch in self._csv(names, types | dict.fromkeys(texts, pa.string())):
+                yield _with_numbers(batch, texts, style)
+            return
+        try:
+            with _parquet(self.where) as file:
+                yield from file.iter_batches(batch_size=_BATCH, columns=names)
         except (pa.ArrowException, OSError) as error:
-            raise Refusal(f"{self.name} cannot be read on ({_first_line(error)}); correct the file.") from error
+            raise Refusal(f"{self.name} cannot be read on ({_first_line(error, self.where)}); correct it.") from error
+
+    def _types(
+        self, columns: Sequence[str], stamp: str | None, words: Sequence[str]
+    ) -> tuple[list[str], dict[str, pa.DataType]]:
+        """The names of the columns to be read, and the types of all of them."""
+        names = list(dict.fromkeys([*columns, *([stamp] if stamp is not None else []), *words]))
+        types = {field.name: _fixed(field.type) for field in self.schema}
+        if stamp is not None and pa.types.is_integer(self.schema.field(stamp).type):
+            types[stamp] = pa.int64()
+        return names, types | dict.fromkeys(words, pa.string())
+
+    def _csv(self, names: Sequence[str], types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+        assert self.dialect is not None
+        try:
+            with _open_csv(self.name, self.where, self.dialect, self.nulls, types, names) as reader:
+                yield from reader
+        except (pa.ArrowException, OSError) as error:
+            kind = _BadCell if "conversion error" in str(error) else Refusal
+            raise kind(f"{self.name} cannot be read on ({_first_line(error, self.where)}); correct it.") from error
+
+
+class _BadCell(Refusal):
+    """A cell is not of its column's type."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +182,7 @@ def open_table(name: str, where: Path | bytes, options: SourceOptions = _AS_DETE
     Raises:
         Refusal: neither, empty, without a header, or with a column name twice; a dialect that is not certain.
     """
+    nulls, spoilt = (*NULLS, *options.na), frozenset[str]()
     head = _head(name, where)
     if not head:
         raise Refusal(f"{name} is empty; give a csv with a header line, or a Parquet file.")
@@ -139,8 +194,8 @@ def open_table(name: str, where: Path | bytes, options: SourceOptions = _AS_DETE
         else:
             dialect = detect(name, head, options)
             _check_header(name, head, dialect)
-            with _open_csv(name, where, dialect) as reader:
-                schema, sample = _first_block(reader, dialect.style)
+            with _open_csv(name, where, dialect, nulls) as reader:
+                schema, sample, spoilt = _first_block(reader, dialect.style, nulls)
         columns = schema.names
     except UnicodeDecodeError as error:
         raise Refusal(
@@ -148,11 +203,11 @@ def open_table(name: str, where: Path | bytes, options: SourceOptions = _AS_DETE
             "as UTF-8."
         ) from error
     except (pa.ArrowException, OSError) as error:
-        raise Refusal(f"{name} is not a readable table ({_first_line(error)}).") from error
+        raise Refusal(f"{name} is not a readable table ({_first_line(error, where)}).") from error
     twice = sorted({column for column in columns if columns.count(column) > 1 and column})
     if twice:
         raise Refusal(f"{name} has column {twice[0]!r} more than once; give each column its own name.")
-    return Table(name, where, dialect, schema, sample)
+    return Table(name, where, dialect, schema, sample, spoilt, nulls)
 
 
 def roles(table: Table, options: SourceOptions) -> Roles:
@@ -196,7 +251,7 @@ def roles(table: Table, options: SourceOptions) -> Roles:
         if any(_nameless(name) for name in names):
             notes.append(f"A column of {table.name} without a name (an index, usually) is left out.")
     for name in features:
-        if not numeric(table.schema.field(name).type):
+        if not table.is_numeric(name):
             value = f" ({table.sample[name]!r}, for one)" if name in table.sample else ""
             raise Refusal(
                 f"Column {name!r} of {table.name} is not numeric{value}; leave it out with --exclude {name!r}, or "
@@ -263,24 +318,29 @@ def _check_header(name: str, head: bytes, dialect: Dialect) -> None:
         )
 
 
-def _first_block(reader: pacsv.CSVStreamingReader, style: Numerals) -> tuple[pa.Schema, dict[str, str]]:
-    """The schema, and the first value of each column of text."""
+def _first_block(
+    reader: pacsv.CSVStreamingReader, style: Numerals, nulls: Sequence[str]
+) -> tuple[pa.Schema, dict[str, str], frozenset[str]]:
+    """The schema, the first value of each column of text, and the columns of text that are mostly numbers."""
     schema = reader.schema
     texts = [i for i, field in enumerate(schema) if not numeric(field.type)]
     batch = next(iter(reader), None) if texts else None
     if batch is None or batch.num_rows == 0:
-        return schema, {}
+        return schema, {}, frozenset()
     sample: dict[str, str] = {}
+    spoilt: set[str] = set()
     for i in texts:
         column, name = batch.column(i), schema.names[i]
+        if pa.types.is_string(column.type) and holds_numbers(column, style, nulls):
+            spoilt.add(name)
         if style.thousands and pa.types.is_string(column.type):
             # Arrow takes no number with something between its thousands for one.
-            column = column.filter(pc.invert(style.fits(column, NULLS)))
+            column = column.filter(pc.invert(style.fits(column, nulls)))
         if len(column):
             sample[name] = str(column[0].as_py())
         else:
             schema = schema.set(i, pa.field(name, pa.float64()))
-    return schema, sample
+    return schema, sample, frozenset(spoilt)
 
 
 def _with_numbers(batch: pa.RecordBatch, names: Sequence[str], style: Numerals) -> pa.RecordBatch:
@@ -295,6 +355,7 @@ def _open_csv(
     name: str,
     where: Path | bytes,
     dialect: Dialect,
+    nulls: Sequence[str],
     types: dict[str, pa.DataType] | None = None,
     columns: Sequence[str] | None = None,
 ) -> pacsv.CSVStreamingReader:
@@ -313,7 +374,7 @@ def _open_csv(
             column_types=types,
             include_columns=columns,
             strings_can_be_null=False,
-            null_values=NULLS,
+            null_values=nulls,
             decimal_point=dialect.style.decimal,
         ),
     )
@@ -331,7 +392,7 @@ def _parquet(where: Path | bytes) -> pq.ParquetFile:
     return pq.ParquetFile(_file(where), pre_buffer=False, buffer_size=_BLOCK)
 
 
-def _first_line(error: BaseException) -> str:
-    # Arrow's messages may quote the path they were given; a user sees the item's name instead.
-    text = re.sub(r"'?/\S+'?", "the file", str(error).splitlines()[0] if str(error) else type(error).__name__)
-    return text.rstrip(".")
+def _first_line(error: BaseException, where: Path | bytes) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    # Arrow's messages may quote the path that they were given; a user sees the item's name instead.
+    return (text if isinstance(where, bytes) else text.replace(str(where), "the file")).rstrip(".")

@@ -59,6 +59,10 @@ SkipAfterHeader = Annotated[
     int | None,
     typer.Option("--skip-after-header", metavar="N", min=0, help="Rows below the header of csv, such as one of units."),
 ]
+NaTexts = Annotated[
+    list[str] | None,
+    typer.Option("--na", metavar="TEXT", help="What stands for no value in csv fields, such as #DIV/0!; repeatable."),
+]
 Rows = Annotated[
     str | None, typer.Option("--rows", metavar="A:B", help="Only rows (or samples) A up to, not including, B.")
 ]
@@ -107,6 +111,7 @@ class ReadingOptions:
     comment: Comment = None
     skip: Skip = None
     skip_after_header: SkipAfterHeader = None
+    na: NaTexts = None
     rows: Rows = None
     condition: Condition = None
 
@@ -139,6 +144,7 @@ class ReadingOptions:
             comment=self.comment,
             skip=self.skip,
             skip_after_header=self.skip_after_header,
+            na=tuple(self.na or ()),
             rows=parse_rows(self.rows) if self.rows else None,
             group_by=group_by,
             calibrate_by=calibrate_by,

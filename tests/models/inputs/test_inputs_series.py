@@ -168,7 +168,7 @@ def test_windows_never_cross_items_and_broken_items_keep_a_row(tmp_path):
 
 def test_a_table_that_breaks_off_ends_in_an_unjudged_sample(tmp_path):
     rows = "\n".join(f"{i},{i}.5" for i in range(200_000))
-    (tmp_path / "a.csv").write_text(f"speed,flow\n{rows}\noops,1\n")
+    (tmp_path / "a.csv").write_text(f"speed,flow\n{rows}\noops,1,2\n")
     found = list(blocks(opened(tmp_path / "a.csv"), SeriesSpec(("speed", "flow"), 8)))
     assert found[-1].count.tolist() == [0]
     assert "oops" in found[-1].errors[0]
