@@ -63,6 +63,7 @@ class SeriesSpec:
     invariances: tuple[str, ...] = ()  # declared: offset, scale, noise
     calibrate_by: str | None = None
     conditions: tuple[str, ...] = ()  # of the row that a window ends at
+    step: float | None = None  # seconds from row to row in the clean data; None = not one step, or no timestamps
     kind: ClassVar[Kind] = "series"
 
     @property
@@ -119,10 +120,13 @@ INVARIANCES: dict[str, tuple[str, ...]] = {
 }
 
 
+_OPTIONAL = ("conditions", "draft", "step")
+
+
 def to_json(spec: InputSpec) -> dict[str, Any]:
-    """The spec as plain JSON values, `kind` first; `conditions` and `draft` only where they say something, so that
-    specs written before there were any keep their digest."""
-    return {"kind": spec.kind, **{k: v for k, v in asdict(spec).items() if v or k not in ("conditions", "draft")}}
+    """The spec as plain JSON values, `kind` first; `conditions`, `draft` and `step` only where they say something, so
+    that specs written before there were any keep their digest."""
+    return {"kind": spec.kind, **{k: v for k, v in asdict(spec).items() if v or k not in _OPTIONAL}}
 
 
 def from_json(data: dict[str, Any]) -> InputSpec:

@@ -15,6 +15,7 @@ from vaegis.models.inputs.images import read_roi, roi_digest
 from vaegis.models.inputs.options import InputOptions
 from vaegis.models.inputs.rows import RowSpec, Wanted, array_columns
 from vaegis.models.inputs.stream import holds_windows, read_image, row_items
+from vaegis.models.inputs.timeline import Rhythm
 from vaegis.models.pixels import DRAFT, Form, Unreadable, probe
 from vaegis.models.sources import ArraySource, ImageFolder, Source, TableFiles
 from vaegis.models.sources.images import grouping
@@ -208,7 +209,9 @@ def _row_spec(source: ArraySource | TableFiles, options: InputOptions) -> tuple[
         table = source.open(_first_readable(source))
         columns, stamp, notes_on_columns = (role := roles(table, source.options)).features, role.timestamp, role.notes
         notes += notes_on_columns
-    lengths, constant = _survey(source, columns)
+    rhythm = Rhythm([])
+    lengths, constant = _survey(source, columns, stamp if source.kind == "series" else None, rhythm)
+    notes += rhythm.notes()
     if not sum(lengths):
         raise Refusal(f"{source.path.name} is empty: it holds no row. Give clean data to learn from.")
     if constant:
@@ -237,7 +240,8 @@ def _row_spec(source: ArraySource | TableFiles, options: InputOptions) -> tuple[
         raise Refusal(
             f"--stride {options.stride} is longer than a window of {window} rows, so rows would be passed over."
         )
-    return SeriesSpec(columns, window, options.stride, stamp, options.missing, options.invariances, by), notes
+    spec = SeriesSpec(columns, window, options.stride, stamp, options.missing, options.invariances, by)
+    return replace(spec, step=rhythm.step()), notes
 
 
 def default_window(lengths: Sequence[int]) -> int:
@@ -263,15 +267,17 @@ def _first_readable(source: TableFiles) -> str:
     )
 
 
-def _survey(source: ArraySource | TableFiles, columns: tuple[str, ...]) -> tuple[list[int], list[str]]:
-    """Rows of each readable item that has any, and the columns that never change."""
+def _survey(
+    source: ArraySource | TableFiles, columns: tuple[str, ...], stamp: str | None, rhythm: Rhythm
+) -> tuple[list[int], list[str]]:
+    """Rows of each readable item that has any, and the columns that never change; the rhythm takes the timestamps."""
     spec = VectorSpec(columns)
     low: NDArray[np.float32] = np.full(len(columns), np.nan, np.float32)
     high = low.copy()
     lengths = []
-    for chunks in row_items(source, spec, Wanted(columns)):
+    for chunks in row_items(source, spec, Wanted(columns, stamp is not None, stamp)):
         length = 0
-        for chunk in chunks:
+        for chunk in rhythm.add(chunks):
             length += len(chunk.values)
             flat = chunk.values.reshape(-1, len(columns))
             if len(flat):

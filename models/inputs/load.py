@@ -20,6 +20,7 @@ from vaegis.models.inputs.images import Mask, fitted_roi
 from vaegis.models.inputs.rows import Rows, RowSpec, Values, Wanted, key_groups, sentence, unusable, wanted_by
 from vaegis.models.inputs.spool import Codes, Ints, Spooled, WordCoder, append, digest_head, mapped
 from vaegis.models.inputs.stream import array_images, file_images, holds_windows, pixel_chunks, row_items
+from vaegis.models.inputs.timeline import Clock, gap_rows
 from vaegis.models.inputs.windows import window_starts
 from vaegis.models.pixels import Pixels
 from vaegis.models.sources import ArraySource, ImageFolder, Source, TableFiles, as_kind
@@ -221,6 +222,8 @@ class _RowSpool:
         together: list[Codes] = []  # per row or window
         calibrate: list[Codes] = []
         inner = hashlib.sha256()
+        clock, step = Clock(), self.spec.step if isinstance(self.spec, SeriesSpec) else None
+        gaps: list[NDArray[np.bool_]] = []  # per row, whether a gap is above it
         units = 0
         for chunk in chunks:
             values = self._checked(chunk)
@@ -229,6 +232,7 @@ class _RowSpool:
             units += len(values)
             append(self.file, flat)
             self.done += len(flat)
+            gaps.append(gap_rows(clock, chunk.stamps, step, len(values)))
             observed.append(np.asarray(~np.isnan(flat).all(axis=1)))
             if self.wanted.group_by is not None:
                 together.append(self._codes(self.together, chunk, chunk.together, "--group-by"))
@@ -249,7 +253,10 @@ class _RowSpool:
         if self.windows or span == 1:
             at = np.arange(0, units * span, span, dtype=np.int64)
         else:
-            at = window_starts(units, span, self.spec.stride if isinstance(self.spec, SeriesSpec) else 1)
+            assert isinstance(self.spec, SeriesSpec)
+            cuts = [0, *np.flatnonzero(np.concatenate(gaps)).tolist(), units]
+            pieces = zip(cuts[:-1], cuts[1:], strict=True)
+            at = np.concatenate([low + window_starts(high - low, span, self.spec.stride) for low, high in pieces])
         at = at[_counts(np.concatenate(observed), at, span) > 0]
         each = at // span if self.windows else at  # the unit a sample starts with
         last = each if self.windows else at + span - 1

@@ -36,6 +36,7 @@ from vaegis.models.inputs.rows import (
     table_rows,
     wanted_by,
 )
+from vaegis.models.inputs.timeline import runs
 from vaegis.models.inputs.windows import series_blocks
 from vaegis.models.pixels import Pixels, Unreadable, conform
 from vaegis.models.sources import ArraySource, ImageFolder, Source, TableFiles, as_kind
@@ -82,7 +83,8 @@ def _blocks(source: Source, spec: InputSpec, roi: Mask | None, rows: int) -> Ite
 def row_blocks(chunks: Iterable[Rows], spec: RowSpec, rows: int = 4096, windows: bool = False) -> Iterator[Block]:
     """Blocks of one item's rows; `windows` if its values are windows (n, T, C) already."""
     if isinstance(spec, SeriesSpec) and not windows:
-        yield from series_blocks(chunks, spec, rows)
+        for run in runs(chunks, spec.step):
+            yield from series_blocks(run, spec, rows)
         return
     for chunk in chunks:
         if chunk.error is not None:

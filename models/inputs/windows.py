@@ -111,7 +111,8 @@ class RowBuffer:
         groups = self.groups[here] if self.groups is not None else None
         if total is not None and total < window:
             who = self.item or "The series"
-            why = f"{who} has {total} rows, and one window takes {window}; give at least {window} rows."
+            where = " between two gaps in time" if self.spec.step is not None and self.origin else ""
+            why = f"{who} has {total} rows{where}, and one window takes {window}; give at least {window} rows."
             return Block(
                 items=items,
                 index=index,

@@ -119,7 +119,7 @@ def test_csv_parquet_and_array_give_the_same_blocks_and_digest(tmp_path):
     pq.write_table(pa.table({"flow": values[:, 1], "speed": values[:, 0]}), tmp_path / "b.parquet", row_group_size=100)
     np.save(tmp_path / "c.npy", values)
     spec, notes = infer_spec(opened(tmp_path / "a.csv"), InputOptions(window=32))
-    assert spec == SeriesSpec(("speed", "flow"), 32, timestamp="timestamp")
+    assert spec == SeriesSpec(("speed", "flow"), 32, timestamp="timestamp", step=1)
     assert "'timestamp'" in notes[0]
     digests = set()
     for name, given in (("a.csv", stamps), ("b.parquet", None), ("c.npy", None)):
