@@ -77,6 +77,17 @@ class Numerals:
             cells = pc.replace_substring(cells, mark, "")
         return pc.replace_substring(cells, self.decimal, ".").cast(pa.float64())
 
+    def applied(self, batch: pa.RecordBatch, names: Sequence[str], nulls: Sequence[str]) -> pa.RecordBatch:
+        """The batch with these columns of text as numbers.
+
+        Raises:
+            Refusal: a cell is no number.
+        """
+        for name in names:
+            i = batch.schema.names.index(name)
+            batch = batch.set_column(i, name, self.numbers(batch.column(i), name, nulls))
+        return batch
+
     def __str__(self) -> str:
         text = f"--decimal {self.decimal}"
         if self.thousands is None:

@@ -10,7 +10,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 TIMESTAMP_NAMES = ("timestamp", "time", "datetime", "date")
 _BLOCK = 1 << 20
 _BATCH = 8192  # rows of Parquet at a time
+_DATE_AND_TIME = re.compile(r"(?:\d{4}[-/]\d\d?[-/]\d\d?|\d\d?\.\d\d?\.\d{4})[ T]\d\d?:\d\d")
 _AS_DETECTED = SourceOptions()
 
 
@@ -135,7 +136,7 @@ class Table:
             # Arrow knows decimal commas, but nothing between thousands.
             texts = [n for n in names if style.thousands and types[n] not in (pa.string(), pa.bool_())]
             for batch in self._csv(names, types | dict.fromkeys(texts, pa.string())):
-                yield _with_numbers(batch, texts, style)
+                yield style.applied(batch, texts, NULLS)
             return
         try:
             with _parquet(self.where) as file:
@@ -230,6 +231,8 @@ def roles(table: Table, options: SourceOptions) -> Roles:
     }
     for option, name in [*others.items(), *(("--exclude", name) for name in options.exclude)]:
         table.column(name, option)
+    if stamp is None and options.timestamp is None:
+        stamp = _dated_column(table, {*others.values(), *options.exclude, *options.columns})
     notes = list(table.dialect.notes) if table.dialect is not None else []
     if stamp is not None and options.timestamp is None:
         notes.append(f"Column {stamp!r} is taken as the timestamp.")
@@ -274,6 +277,12 @@ def timestamp_column(table: Table, options: SourceOptions, features: Sequence[st
     lower = {name.lower(): name for name in reversed(table.schema.names)}
     candidates = [lower[name] for name in TIMESTAMP_NAMES if name in lower]
     return next((name for name in candidates if name not in features and name not in options.exclude), None)
+
+
+def _dated_column(table: Table, others: Collection[str]) -> str | None:
+    """The one column of text that is for nothing else, where it begins with a date and time."""
+    texts = [name for name in table.sample if name not in others]
+    return texts[0] if len(texts) == 1 and _DATE_AND_TIME.match(table.sample[texts[0]]) else None
 
 
 def numeric(kind: pa.DataType) -> bool:
@@ -341,14 +350,6 @@ def _first_block(
         else:
             schema = schema.set(i, pa.field(name, pa.float64()))
     return schema, sample, frozenset(spoilt)
-
-
-def _with_numbers(batch: pa.RecordBatch, names: Sequence[str], style: Numerals) -> pa.RecordBatch:
-    """The batch with these columns of text as numbers."""
-    for name in names:
-        i = batch.schema.names.index(name)
-        batch = batch.set_column(i, name, style.numbers(batch.column(i), name, NULLS))
-    return batch
 
 
 def _open_csv(

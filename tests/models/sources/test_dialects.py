@@ -182,3 +182,17 @@ def test_fit_score_and_upload_read_the_same_values(tmp_path: Path):
     np.testing.assert_array_equal(np.asarray(scored.parts), np.asarray(sent.parts))
     with pytest.raises(Refusal, match=r"--decimal ,"):
         from_files(VectorSpec(("a", "b")), [("t.csv", b"a;b\n30,069;60,472\n")])
+
+
+@pytest.mark.parametrize("first", ["01.01.2026 22:00:00", "2026/01/01 22:00", "2026-01-01T22:00:00Z"])
+def test_the_one_column_of_dates_and_times_is_the_timestamp_whatever_its_name(first):
+    values, role = read(f"Zeit;a\n{first};30,5\n{first};30,264\n")
+    assert role.timestamp == "Zeit"
+    assert "Column 'Zeit' is taken as the timestamp." in role.notes
+    np.testing.assert_array_equal(values, [[30.5, 30.264]])
+
+
+@pytest.mark.parametrize("row", ["2026-01-01 22:00:00;b;1", "lot 7;1;1"])
+def test_other_text_is_no_timestamp(row):
+    with pytest.raises(Refusal, match="not numeric"):
+        read(f"when;what;a\n{row}\n{row}\n")
