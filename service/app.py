@@ -87,7 +87,9 @@ def _service(settings: Settings, registry: Registry, release: str, worker: int) 
         settings.model_bytes,
         lanes=settings.lanes,
         cuda=Cuda(settings.cuda_graphs, settings.home / "tensorrt" if settings.tensorrt else None),
+        seconds=settings.open_seconds,
         changed=metrics.look,
+        failed=metrics.fail_to_open,
         call_sizes=metrics.call_sizes,
     )
     shadows = Shadows(opener.open, metrics)
@@ -109,7 +111,7 @@ def _api(service: Service, release: str, spans: TracerProvider | None) -> FastAP
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         # Beside the requests: what is not open yet is opened by whoever asks for it, and /readyz tells.
-        opening = threading.Thread(target=_serve_models, args=(service.live,), name="vaegis-models", daemon=True)
+        opening = threading.Thread(target=service.live.run, name="vaegis-models", daemon=True)
         opening.start()
         yield {REFUSED: service.metrics.reject}
         service.live.stop()
@@ -137,8 +139,3 @@ def _layers(api: ASGIApp, service: Service, spans: TracerProvider | None) -> ASG
     rates = Rates(settings.rate, SharedBuckets(Path(shared) / "rates") if shared else None)
     whole = Envelope(hot, gate, rates, service.metrics, settings.max_body_bytes, settings.queue_bytes)
     return whole if spans is None else Tracing(whole, spans)
-
-
-def _serve_models(live: Live) -> None:
-    live.start()
-    live.watch()

@@ -134,6 +134,9 @@ class Metrics(Collector):
         self._scores = self._histogram(
             SPREAD, "Scores of judged samples, in clean interquartile ranges from the clean median.", SPREADS
         )
+        self._failures = self._counter(
+            "vaegis_open_failures", "Times that a version could not be opened.", ["model", "version"]
+        )
         self._make_shadow_counters()
         labels = ["model", "version", "digest", "kind", "device"]
         self._models = self._gauge("vaegis_model_info", "Workers that have this version of a model open.", labels, SUM)
@@ -171,6 +174,10 @@ class Metrics(Collector):
     def lose_decoder(self, reason: str) -> None:
         """Counts a decoder that was lost over an image."""
         self._decoders_lost.labels(reason).inc()
+
+    def fail_to_open(self, resolved: Resolved) -> None:
+        """Counts a version that could not be opened."""
+        self._failures.labels(resolved.name, str(resolved.version)).inc()
 
     def call_sizes(self, resolved: Resolved) -> Callable[[int], None]:
         """What observes the size of every graph call of a version."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaegis.models.runtime.fixed_buffers import open_graph
-from vaegis.models.runtime.sessions import Cuda, Device, failures
+from vaegis.models.runtime.sessions import Cuda, Device, GraphFailure, failures
 from vaegis.models.spec import InputSpec
 
 CUDA = Cuda()
@@ -105,8 +105,13 @@ class Graph:
         """Runs every batch size 1, 2, 4, ..., so that no request waits for what a first run allocates, and finds out
         what suits this machine.
 
+        Raises:
+            GraphFailure: it cannot be run, or does not give one value for each sample.
+
         From now on larger batches are run as several calls of `Pace.enough`, whose values stay in the core's cache.
         """
+        self._check(1)
+        self._check(2)
         seconds: dict[int, float] = {}  # of a call, by its size
         size = 1
         while True:
@@ -127,6 +132,18 @@ class Graph:
         beside = max(seconds[1] - each, 0.0)
         self._batch = next((n for n in seconds if n * each >= WORTH * beside), size)
         return Pace(size, max((n for n, s in seconds.items() if s <= SOON_SECONDS), default=0), self._batch)
+
+    def _check(self, size: int) -> None:
+        """Refuses outputs that are not one for each sample: they would be taken for those of others."""
+        conditions = np.zeros(size, np.int64) if self._conditional else None
+        outputs = self.run(np.zeros((size, *self.spec.shape), self.spec.dtype), True, size, conditions)
+        for name, values in outputs.items():
+            expected = (size, *self.spec.map_shape) if name == "map" else (size,)
+            if values.shape != expected:
+                raise GraphFailure(
+                    f"The graph gives {name!r:.60} of shape {values.shape} for a batch of {size}, where {expected} is "
+                    "right. Export the model again, or restore the bundle from where it came."
+                )
 
     def _timed(self, parts: NDArray[Any], maps: bool = False) -> float:
         conditions = np.zeros(len(parts), np.int64) if self._conditional else None

@@ -39,9 +39,22 @@ class WebServer(uvicorn.Server):
     are idle ones.
     """
 
-    def __init__(self, config: uvicorn.Config, live: Live) -> None:
+    def __init__(self, config: uvicorn.Config, live: Live, seconds: float) -> None:
+        """`seconds`: that accepted requests get to finish."""
         super().__init__(config)
-        self._live = live
+        self._live, self._seconds = live, seconds
+        self._ending: threading.Thread | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.end()
+        super().handle_exit(sig, frame)
+
+    def end(self) -> None:
+        """Has the process end, by itself or, where something in it does not, after its grace."""
+        self.should_exit = True
+        if self._ending is None:
+            self._ending = threading.Thread(target=_end_late, args=(self._seconds,), name="vaegis-end", daemon=True)
+            self._ending.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._live.leave()
@@ -90,7 +103,7 @@ def server_of(app: Application, settings: Settings, certificate: Certificate | N
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
-    return WebServer(config, app.live)
+    return WebServer(config, app.live, settings.shutdown_seconds)
 
 
 def serve(
@@ -125,7 +138,7 @@ def serve(
         signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=again, daemon=True).start())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a supervisor blocks it until here
     if lifeline is not None:
-        watching = threading.Thread(target=_follow, args=(lifeline, server, settings.shutdown_seconds), daemon=True)
+        watching = threading.Thread(target=_follow, args=(lifeline, server), daemon=True)
         watching.start()
     ready(app.live.device)
     # What is there by now stays: without it to look through, the collector's pauses are short, and with fewer of them
@@ -134,6 +147,8 @@ def serve(
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
     server.run(sockets=[listening])
+    if not app.live.ended:
+        os._exit(0)  # the runtime aborts a process that takes its own end while a graph is being opened
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
@@ -152,8 +167,13 @@ def _refresh(live: Live, certificate: Certificate | None) -> None:
     live.refresh()
 
 
-def _follow(lifeline: int, server: WebServer, seconds: float) -> None:
+def _follow(lifeline: int, server: WebServer) -> None:
     os.read(lifeline, 1)
-    server.should_exit = True
+    server.end()
+
+
+def _end_late(seconds: float) -> None:
+    """Ends the process when it should have ended by itself: a graph call under way asks nobody."""
     threading.Event().wait(seconds + LEAVING_SECONDS + OVERTIME_SECONDS)
+    structlog.get_logger("vaegis").error("ended, since something in this process did not end by itself")
     os._exit(1)

@@ -18,6 +18,7 @@ import structlog
 
 from vaegis.models.errors import NotFound, Refusal
 from vaegis.models.runtime.sessions import DeviceInUse
+from vaegis.models.texts import printable
 from vaegis.service.errors import NotReady, Unloaded
 from vaegis.service.serving.open_versions import Opener
 from vaegis.service.serving.served import OpenVersions, Served
@@ -60,6 +61,7 @@ class Live:
         self._failed: dict[str, str] = {}  # model -> why the version it should be served by cannot be opened
         self._waiting: tuple[str, ...] | None = None  # champions still to be opened at the start; None = not begun
         self._stopped, self._leaving = threading.Event(), False
+        self.ended = True  # whether no graph is still being opened, once it was stopped
 
     @property
     def device(self) -> str:
@@ -94,7 +96,13 @@ class Live:
                     f"Model {route.main.name} was unloaded and answers nothing until it is loaded again "
                     f"(POST /v2/repository/models/{route.main.name}/load)."
                 )
-            route = self._ready(route, champion="@" not in address)
+            try:
+                route = self._ready(route, champion="@" not in address)
+            except Refusal:
+                earlier = None if "@" in address else self._before(route)
+                if earlier is None:
+                    raise
+                route = earlier
             served = self.opener.open(_chosen(route, key))
             if changes == self._changes:
                 break  # else what was read may be from before the change
@@ -143,20 +151,38 @@ class Live:
                     log.info(
                         "model in service", model=name, version=served.resolved.version, device=served.scorer.device
                     )
-            except Refusal as error:
-                self._failed[name] = str(error)
-                log.error("model cannot be served", model=name, reason=str(error))
+            except Exception as error:
+                self._failed[name] = _sentence(error)
+                log.error("model cannot be served", model=name, reason=_sentence(error), exc_info=_unexpected(error))
             self._waiting = self._waiting[1:]
+
+    def run(self) -> None:
+        """Opens the champions, then follows the store, until `stop`; nothing else ends it."""
+        log = structlog.get_logger("vaegis.live")
+        while not self._stopped.is_set():
+            try:
+                self.start()
+                break
+            except Exception as error:
+                log.error("models cannot be opened", reason=_sentence(error), exc_info=_unexpected(error))
+                self._stopped.wait(FRESH_SECONDS)
+        self.watch()
 
     def watch(self) -> None:
         """Follows the store until `stop`."""
         while not self._stopped.wait(WATCH_SECONDS):
-            self.look(now=True)
+            try:
+                self.look(now=True)
+            except Exception as error:  # noqa: BLE001 - a thread that ends would silence the promotions of all models
+                structlog.get_logger("vaegis.live").error(
+                    "the store cannot be followed", reason=_sentence(error), exc_info=_unexpected(error)
+                )
 
     def stop(self) -> None:
-        """Ends the watching, and the shadows."""
+        """Ends the watching, the shadows, and graph calls that have not ended by now."""
         self._stopped.set()
         self._shadows.stop()
+        self.ended = self.opener.stop()
 
     def leave(self) -> None:
         """From now on `check` tells whoever sends requests to send them elsewhere; they are answered nevertheless."""
@@ -183,12 +209,17 @@ class Live:
             if self._states is not None and states != self._states:
                 self._fresh_until = float("inf")  # what was known answers until the new versions are open
                 self._changes += 1
-                self._follow({n for n in states if states[n] != self._states.get(n)})
+                try:
+                    self._follow({n for n in states if states[n] != self._states.get(n)})
+                except BaseException:
+                    self._fresh_until = self._clock() + FRESH_SECONDS  # and looked at again then
+                    raise
             self._states = states
             self._fresh_until = self._clock() + FRESH_SECONDS
 
     def refresh(self) -> None:
         """Looks everything up again, such as a bundle that was restored."""
+        self.opener.retry()
         with self._looking:
             self._states = {} if self._states is not None else None
         self.look(now=True)
@@ -206,7 +237,8 @@ class Live:
             raise NotReady(f"Models are still being opened: {', '.join((self._waiting or ('all',))[:10])}.")
         warnings = []
         for name, reason in list(self._failed.items()):
-            if self.peek(name) is None:
+            route = self._routes.get(name)
+            if route is None or self.opener.peek(route.main.place) is None:
                 raise NotReady(f"Model {name} cannot be served: {reason}")
             warnings.append(f"Model {name} is served by its version before, as the new one cannot be opened: {reason}")
         return tuple(warnings)
@@ -242,6 +274,21 @@ class Live:
                 self._shadows.assign(before.main, None)
             self._shadows.assign(route.main, route.shadow)
 
+    def _before(self, route: Route) -> Route | None:
+        """The version that was the champion before, open, for when the one promoted over it cannot be opened."""
+        name = route.main.name
+        earlier = self._registry.before(name)
+        if earlier is None:
+            return None
+        try:
+            self.opener.open(earlier)
+        except Refusal:
+            return None
+        structlog.get_logger("vaegis.live").error(
+            "the version before is put into service", model=name, version=earlier.version, reason=self._failed[name]
+        )
+        return Route(earlier, route.loaded)
+
     def _ready(self, route: Route, champion: bool) -> Route:
         """The route with its versions open; without its canary where that cannot be opened."""
         name = route.main.name
@@ -269,6 +316,15 @@ def _chosen(route: Route, key: str) -> Resolved:
         return route.main
     number = blake2b(f"{route.main.name}\0{key}".encode(), digest_size=8).digest()
     return route.canary if int.from_bytes(number) < route.share * 2**64 else route.main
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {printable(str(error))[:200]}"
+
+
+def _unexpected(error: Exception) -> Exception | None:
+    """What the log shows the trace of."""
+    return None if isinstance(error, Refusal) else error
 
 
 def _bare(name: str) -> str:

@@ -3,6 +3,8 @@
 What a version takes is estimated: the larger of twice its graph's bytes (weights, and their packed copies) and the
 growth of the process while it was opened and first run. That growth is seen from outside, so other work at the same
 moment counts in it; a version never counts for less than its file says.
+
+A version is opened and first run aside, within a time limit. Whatever goes wrong is a refusal of that version alone.
 """
 
 from __future__ import annotations
@@ -14,17 +16,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import structlog
 
 from vaegis.models.bundle import SCORE, open_bundle
 from vaegis.models.calibration import ALL
-from vaegis.models.errors import Damaged, NotFound
+from vaegis.models.errors import Damaged, NotFound, Refusal, Unfit
 from vaegis.models.runtime.sessions import Cuda, Device
 from vaegis.models.scorer import Scorer
+from vaegis.models.texts import printable
+from vaegis.models.trial import SECONDS
 from vaegis.service.errors import TooBig
+from vaegis.service.serving.aside import Aside
 from vaegis.service.serving.batching import Batcher
 from vaegis.service.serving.served import OpenVersions, Served
 from vaegis.service.store.registry import Resolved
 
+STOP_SECONDS = 2.0  # that openings get to end once their graphs are stopped
 COPIES = 2  # of a graph's bytes, at least, that an open session holds
 
 
@@ -42,8 +49,10 @@ class Opener:
         budget: int,
         clock: Callable[[], float] = time.monotonic,
         lanes: int = 1,
+        seconds: float = SECONDS,
         cuda: Cuda = Cuda(),
         changed: Callable[[], None] = lambda: None,
+        failed: Callable[[Resolved], None] = lambda resolved: None,
         call_sizes: Callable[[Resolved], Callable[[int], None]] = lambda resolved: lambda size: None,
     ) -> None:
         """
@@ -52,16 +61,22 @@ class Opener:
             threads: of one graph call; 0 = one, so that calls side by side do not wait for each other's threads.
             budget: bytes of all open versions together.
             lanes: graph calls of one version that may run at the same time on the CPU.
+            seconds: that opening a version and running it first may take.
             cuda: what is done on a GPU beyond running there.
             changed: called after a version was opened or closed.
+            failed: called after one could not be opened.
             call_sizes: gives what is called with the size of every graph call of a version.
         """
         self._device, self._threads, self._budget, self._clock = device, threads or 1, budget, clock
         self._lanes, self._cuda = lanes, cuda
-        self._changed, self._call_sizes = changed, call_sizes
+        self._changed, self._failed, self._call_sizes = changed, failed, call_sizes
+        self._seconds = seconds
         self._versions = versions
         self._used: dict[str, float] = {}  # place -> when it was last asked for
         self._opening: dict[str, threading.Lock] = {}
+        self._endless: dict[str, Unfit] = {}  # place -> why it is not tried again
+        self._scorers: set[Scorer] = set()  # those being opened
+        self._openings: list[Aside[Served]] = []  # that have not ended
         self._lock = threading.Lock()
 
     def peek(self, place: str) -> Served | None:
@@ -75,7 +90,8 @@ class Opener:
         """The version, opened if it is not; two that ask at once wait for one opening.
 
         Raises:
-            Refusal: the bundle is damaged, or needs more memory than all versions together may have.
+            Refusal: the bundle is damaged, needs more memory than all versions together may have, cannot be opened or
+                does not come to an end.
         """
         place = resolved.place
         served = self.peek(place)
@@ -86,9 +102,11 @@ class Opener:
         with turn:
             served = self.peek(place)
             if served is None:
+                if place in self._endless:
+                    raise self._endless[place]
                 size = self._expected(resolved)
                 self._make_room(size, place)
-                served = self._load(resolved, size)
+                served = self._load_aside(resolved, size)
                 self._used[place] = self._clock()
                 self._versions.add(served)
                 self._make_room(0, place)
@@ -96,6 +114,17 @@ class Opener:
         with self._lock:
             self._opening.pop(place, None)
         return served
+
+    def retry(self) -> None:
+        """From now on versions that did not come to an end are tried again when they are asked for."""
+        self._endless.clear()
+
+    def stop(self) -> bool:
+        """Ends every graph call under way, so that none is there when the process ends; whether all openings ended."""
+        for scorer in (*self._scorers, *(s.scorer for s in self._versions.all())):
+            scorer.graph.stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        return all(o.ended(max(0.0, deadline - time.monotonic())) for o in self._openings)
 
     def close(self, name: str) -> None:
         """Closes every version of a model."""
@@ -141,6 +170,34 @@ class Opener:
         if places:
             self._changed()
 
+    def _load_aside(self, resolved: Resolved, expected: int) -> Served:
+        opening = Aside(lambda: self._load(resolved, expected), "vaegis-opening")
+        self._openings = [*(o for o in self._openings if not o.ended()), opening]
+        try:
+            return opening.result(self._seconds)
+        except Refusal:
+            self._failed(resolved)
+            raise
+        except TimeoutError:
+            self._failed(resolved)
+            for scorer in [s for s in self._scorers if s.bundle.path == resolved.path]:
+                scorer.graph.stop()
+            refusal = self._endless[resolved.place] = Unfit(
+                f"Version {resolved.version} of {resolved.name} did not open and answer for the first time within "
+                f"{self._seconds:g} seconds. Promote another version; if the machine is slow, raise "
+                "VAEGIS_OPEN_SECONDS."
+            )
+            raise refusal from None
+        except Exception as error:
+            self._failed(resolved)
+            structlog.get_logger("vaegis.live").error(
+                "version cannot be opened", model=resolved.name, version=resolved.version, exc_info=error
+            )
+            raise Damaged(
+                f"Version {resolved.version} of {resolved.name} cannot be opened ({type(error).__name__}: "
+                f"{printable(str(error))[:200]}). Promote another version; the log has more."
+            ) from error
+
     def _load(self, resolved: Resolved, expected: int) -> Served:
         before = _resident()
         try:
@@ -151,7 +208,12 @@ class Opener:
                 "again or restore the home from a backup."
             ) from error
         lanes = 1 if scorer.device == "cuda" else self._lanes
-        batcher = Batcher(scorer, scorer.graph.warm(), lanes, self._call_sizes(resolved))
+        self._scorers.add(scorer)
+        try:
+            pace = scorer.graph.warm()
+        finally:
+            self._scorers.discard(scorer)
+        batcher = Batcher(scorer, pace, lanes, self._call_sizes(resolved))
         clean = scorer.calibration.groups[ALL].terms["score"].values
         low, middle, high = np.quantile(clean, (0.25, 0.5, 0.75)).tolist()
         return Served(resolved, scorer, middle, (high - low) or 1.0, max(expected, _resident() - before), batcher)

@@ -226,22 +226,24 @@ class Registry:
         with self.database.write() as session:
             model = find_model(session, name, lock=True)
             current = self._target(session, model, alias)
-            past: list[int] = []
-            for move in session.scalars(
-                select(PromotionRow)
-                .where(PromotionRow.model_id == model.id, PromotionRow.alias == alias)
-                .order_by(PromotionRow.id)
-            ):
-                if move.action == "promote":
-                    past.append(move.to_version)
-                else:
-                    past.pop()
+            past = _past(session, model, alias)
             if len(past) < 2:
                 raise Conflict(
                     f"{name}@{alias} is version {current.version} and was none before that is left to go back to. "
                     "Promote a version by its number instead."
                 )
             return self._move(session, model.id, alias, past[-2], "rollback", by)
+
+    def before(self, name: str, alias: str = CHAMPION) -> Resolved | None:
+        """The version that a rollback of an alias would go to; None where there is none.
+
+        Raises:
+            NotFound: no such model.
+        """
+        with self.database.read() as session:
+            model = find_model(session, name)
+            past = _past(session, model, alias)
+            return self.version(session, model, str(past[-2])) if len(past) >= 2 else None
 
     def ping(self) -> None:
         """Asks the store for nothing.
@@ -298,6 +300,21 @@ class Registry:
         )
         session.add(row)
         return Promotion(alias, action, before, to, row.at, row.by)
+
+
+def _past(session: Session, model: ModelRow, alias: str) -> list[int]:
+    """The versions that an alias pointed at, the current one last; those that were rolled back are gone."""
+    past: list[int] = []
+    for move in session.scalars(
+        select(PromotionRow)
+        .where(PromotionRow.model_id == model.id, PromotionRow.alias == alias)
+        .order_by(PromotionRow.id)
+    ):
+        if move.action == "promote":
+            past.append(move.to_version)
+        else:
+            past.pop()
+    return past
 
 
 def _version_row(model: int, version: int, bundle: Bundle, now: datetime) -> VersionRow:
