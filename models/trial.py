@@ -19,13 +19,13 @@ ANSWER_MOST = 2**16  # characters of what the process answers
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialResult:
     """What came of running a bundle that is whole and fits its spec."""
 
     finite: bool  # it gave finite evidence of a sample made up for it
 
 
-def try_bundle(folder: Path, seconds: float = SECONDS) -> Trial:
+def try_bundle(folder: Path, seconds: float = SECONDS) -> TrialResult:
     """Opens every graph of a bundle and runs its score graph on batches of one and two, within a time limit.
 
     Raises:
@@ -53,4 +53,4 @@ def try_bundle(folder: Path, seconds: float = SECONDS) -> Trial:
         ) from None
     if "refusal" in outcome:
         raise (Damaged if outcome["status"] == Damaged.status else Unfit)(str(outcome["refusal"]))
-    return Trial(finite=bool(outcome["finite"]))
+    return TrialResult(finite=bool(outcome["finite"]))

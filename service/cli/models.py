@@ -19,7 +19,7 @@ from vaegis.service.cli.options import Device, ReadingOptions, Source, reads, re
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vaegis.models.trial import Trial
+    from vaegis.models.trial import TrialResult
     from vaegis.service.store.promotions import Promotions
     from vaegis.service.store.registry import Model, Promotion, Registry
     from vaegis.service.store.servings import Serving
@@ -340,7 +340,7 @@ def _promotions(registry: Registry) -> Promotions:
     return Promotions(registry, _trial_within_limit())
 
 
-def _trial_within_limit() -> Callable[[Path], Trial]:
+def _trial_within_limit() -> Callable[[Path], TrialResult]:
     from vaegis.models.trial import try_bundle
     from vaegis.service.settings import read_settings
 

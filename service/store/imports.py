@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vaegis.models.bundle import open_bundle
 from vaegis.models.errors import Refusal
-from vaegis.models.trial import Trial, try_bundle
+from vaegis.models.trial import TrialResult, try_bundle
 from vaegis.service.store.registry import Registered, Registry, check_name
 
 
@@ -27,7 +27,7 @@ def import_bundle(
     *,
     expect: str | None = None,
     by: str = "",
-    trial: Callable[[Path], Trial] = try_bundle,
+    trial: Callable[[Path], TrialResult] = try_bundle,
 ) -> Import:
     """Registers a bundle from elsewhere as the model's next version.
 

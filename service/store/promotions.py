@@ -8,7 +8,7 @@ from pathlib import Path
 from vaegis.models.bundle import open_bundle
 from vaegis.models.errors import Conflict, Damaged, NotFound, Unfit
 from vaegis.models.spec import describe
-from vaegis.models.trial import Trial, try_bundle
+from vaegis.models.trial import TrialResult, try_bundle
 from vaegis.service.store.registry import CHAMPION, Promotion, Registry, Resolved
 from vaegis.service.store.servings import Serving, Servings, same_samples
 
@@ -19,7 +19,7 @@ class Promotions:
     def __init__(
         self,
         registry: Registry,
-        trial: Callable[[Path], Trial] = try_bundle,
+        trial: Callable[[Path], TrialResult] = try_bundle,
         prepare: Callable[[Resolved], object] = lambda version: None,
     ) -> None:
         """

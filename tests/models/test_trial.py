@@ -10,7 +10,7 @@ from toy_bundles import IMAGE, SERIES, VECTOR, graph, network_bundle, toy_bundle
 from vaegis.models.bundle import write_bundle
 from vaegis.models.calibration import calibrate, to_bytes
 from vaegis.models.errors import Damaged, Refusal, Unfit
-from vaegis.models.trial import Trial, try_bundle
+from vaegis.models.trial import TrialResult, try_bundle
 from vaegis.models.trial_process import examine
 
 
@@ -71,7 +71,7 @@ def test_every_graph_of_a_bundle_is_opened(tmp_path):
 
 
 def test_a_trial_runs_in_a_process_of_its_own(tmp_path):
-    assert try_bundle(toy_bundle(tmp_path / "toy").path) == Trial(finite=True)
+    assert try_bundle(toy_bundle(tmp_path / "toy").path) == TrialResult(finite=True)
     with pytest.raises(Unfit, match=r"\(2,\) for 1 sample"):
         try_bundle(hostile.hostile_bundle(tmp_path / "long", hostile.twice_as_long()).path)
     bundle = toy_bundle(tmp_path / "torn")

@@ -8,7 +8,7 @@ import pytest
 import hostile_bundles as hostile
 from toy_bundles import VECTOR, toy_bundle
 from vaegis.models.errors import Conflict, Damaged, NotFound, Refusal, Unfit
-from vaegis.models.trial import Trial
+from vaegis.models.trial import TrialResult
 from vaegis.service.settings import Settings
 from vaegis.service.store.imports import import_bundle
 from vaegis.service.store.promotions import Promotions
@@ -30,7 +30,7 @@ def bundles(tmp_path):
 
 
 def passes(folder):
-    return Trial(finite=True)
+    return TrialResult(finite=True)
 
 
 def fails(folder):
@@ -38,7 +38,7 @@ def fails(folder):
 
 
 def unfinite(folder):
-    return Trial(finite=False)
+    return TrialResult(finite=False)
 
 
 def test_a_bundle_is_tried_before_it_is_kept(registry, bundles, tmp_path):
