@@ -183,6 +183,26 @@ def _why(error: Exception) -> str:
     return f"not a readable image ({text.rstrip('.')})"
 
 
+def levels(values: NDArray[Any]) -> Pixels:
+    """Images of any numbers as pixels: floats from 0 to 1 and bool in 255 steps, whole numbers as they are if 8 bits
+    hold them.
+
+    Raises:
+        Unreadable: values beyond that.
+    """
+    if values.dtype in (np.uint8, np.uint16):
+        return values
+    most = 1 if values.dtype.kind in "bf" else 255
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if not (low >= 0 and high <= most):  # NaN is neither
+        raise Unreadable(
+            f"its {values.dtype} values go from {low} to {high}, and pixels of that type go from 0 to {most}; scale "
+            "them, or save uint8 or uint16"
+        )
+    scaled = values if most == 255 else np.rint(values.astype(np.float64) * 255)
+    return np.asarray(scaled.astype(np.uint8))
+
+
 def conform(pixels: Pixels, spec: ImageSpec) -> Pixels:
     """(N, H, W, C) pixels with the spec's depth and channels, and, unless it tiles, its height and width.
 

@@ -138,7 +138,8 @@ def _array_form(source: ArraySource) -> Form:
             f"{source.path.name} holds images of {channels} channels (shape {shape}), and at most {MOST_CHANNELS} are "
             f"taken.{first}"
         )
-    return Form(shape[1], shape[2], channels, 8 * source.header.dtype.itemsize)
+    # Of other types than uint16, 8 bits are read: see `levels`.
+    return Form(shape[1], shape[2], channels, 16 if source.header.dtype == np.uint16 else 8)
 
 
 def _grid(sizes: Sequence[tuple[int, int]], options: InputOptions, notes: list[str]) -> tuple[int, int, str, bool, int]:
@@ -205,6 +206,11 @@ def _row_spec(source: ArraySource | TableFiles, options: InputOptions) -> tuple[
     stamp = None
     if isinstance(source, ArraySource):
         columns = array_columns(source)
+        if holds_windows(source) and source.options.kind is None and min(source.header.shape[1:]) >= LEAST:
+            notes.append(
+                f"{source.name} of shape {source.header.shape} is read as windows of {source.header.shape[1]} rows and "
+                f"{len(columns)} columns; if it holds pictures, say --kind image."
+            )
     else:
         table = source.open(_first_readable(source))
         columns, stamp, notes_on_columns = (role := roles(table, source.options)).features, role.timestamp, role.notes

@@ -176,14 +176,14 @@ def table_rows(
     except _Broken as broken:
         if wanted.strict:
             raise broken.refusal from broken
-        yield _break(name, broken.row, wanted, str(broken.refusal))
+        yield broken_rows(name, broken.row, wanted, str(broken.refusal))
     except Unordered:
         raise
     except (Refusal, UnicodeDecodeError) as error:
         refusal = error if isinstance(error, Refusal) else Refusal(f"{name} holds text that is not UTF-8; save it so.")
         if wanted.strict or lone:
             raise refusal from (None if refusal is error else error)
-        yield _break(name, 0, wanted, str(refusal))
+        yield broken_rows(name, 0, wanted, str(refusal))
 
 
 def _table_rows(table: Table, options: SourceOptions, wanted: Wanted) -> Iterator[Rows]:
@@ -268,7 +268,8 @@ class _Broken(Exception):
         self.refusal = refusal
 
 
-def _break(name: str, row: int, wanted: Wanted, why: str) -> Rows:
+def broken_rows(name: str, row: int, wanted: Wanted, why: str) -> Rows:
+    """No rows: the item cannot be read from this one on."""
     return Rows(name, row, np.empty((0, len(wanted.columns)), np.float32), error=why)
 
 

@@ -31,6 +31,7 @@ from vaegis.models.inputs.rows import (
     Wanted,
     array_rows,
     broken_block,
+    broken_rows,
     key_groups,
     sample_block,
     table_rows,
@@ -38,7 +39,7 @@ from vaegis.models.inputs.rows import (
 )
 from vaegis.models.inputs.timeline import runs
 from vaegis.models.inputs.windows import series_blocks
-from vaegis.models.pixels import Pixels, Unreadable, conform
+from vaegis.models.pixels import Pixels, Unreadable, conform, levels
 from vaegis.models.sources import ArraySource, ImageFolder, Source, TableFiles, as_kind
 from vaegis.models.sources.images import grouping
 from vaegis.models.spec import ImageSpec, InputSpec, SeriesSpec
@@ -114,7 +115,23 @@ def row_items(source: ArraySource | TableFiles, spec: RowSpec, wanted: Wanted) -
         yield array_rows(source, wanted)
         return
     for name in source.names():
-        yield table_rows(name, partial(source.open, name), source.options, wanted, len(source.files) == 1)
+        lone = len(source.files) == 1
+        chunks = table_rows(name, partial(source.open, name), source.options, wanted, lone)
+        yield _nonempty(chunks, name, source, wanted)
+
+
+def _nonempty(chunks: Iterator[Rows], name: str, source: TableFiles, wanted: Wanted) -> Iterator[Rows]:
+    """The rows of a table; of one without any the reason, as a refusal where it is the only table."""
+    empty = True
+    for chunk in chunks:
+        empty = False
+        yield chunk
+    if empty and not wanted.strict:
+        within = " within --rows" if source.options.rows is not None else ""
+        why = f"{name} has no rows{within}. Give a table that holds some."
+        if len(source.files) == 1:
+            raise Refusal(why)
+        yield broken_rows(name, 0, wanted, why)
 
 
 def file_images(source: ImageFolder, spec: ImageSpec, mask: Mask | None) -> Iterator[ImageParts]:
@@ -145,7 +162,7 @@ def pixel_chunks(source: ArraySource, spec: ImageSpec, mask: Mask | None) -> Ite
     """
     for start, chunk in source.chunks():
         try:
-            parts = conform(chunk if chunk.ndim == 4 else chunk[..., None], spec)
+            parts = conform(levels(chunk if chunk.ndim == 4 else chunk[..., None]), spec)
         except Unreadable as error:
             raise Refusal(f"No image of {source.path.name} fits the model: {error}.") from error
         if mask is not None:
@@ -156,6 +173,10 @@ def pixel_chunks(source: ArraySource, spec: ImageSpec, mask: Mask | None) -> Ite
 def array_images(source: ArraySource, spec: ImageSpec, mask: Mask | None) -> Iterator[ImageParts]:
     """The images of an array, each cut into tiles."""
     for start, chunk in source.chunks():
+        try:
+            chunk = levels(chunk)
+        except Unreadable as error:
+            raise Refusal(f"No image of {source.name} fits the model: {error}.") from error
         for i, pixels in enumerate(chunk if chunk.ndim == 4 else chunk[..., None]):
             yield take_image(source.name, start + i, pixels, spec, mask)
 

@@ -166,7 +166,7 @@ def array_kind(title: str, shape: tuple[int, ...], dtype: np.dtype[Any], wanted:
             f"{form}, which could be several things; say --kind vector or --kind series, or give images as (N, H, W)."
         )
     if wanted == "image":
-        if not pixels or len(shape) not in (3, 4):
+        if len(shape) not in (3, 4):
             raise Refusal(f"{form}, which is no image array: give uint8 or uint16 of shape (N, H, W) or (N, H, W, C).")
     elif wanted == "series":
         if len(shape) not in (1, 2, 3):

@@ -321,7 +321,7 @@ def test_text_where_the_model_takes_numbers_is_refused(tmp_path):
 
 def test_a_header_alone_is_empty(tmp_path):
     (tmp_path / "a.csv").write_text("speed,flow\n")
-    with pytest.raises(Refusal, match="is empty"):
+    with pytest.raises(Refusal, match="a.csv has no rows"):
         infer_spec(opened(tmp_path / "a.csv"), InputOptions())
     with pytest.raises(Refusal, match="give more clean data"):
         load(opened(tmp_path / "a.csv"), SeriesSpec(("speed", "flow"), 8), tmp_path / "spool")
