@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from vaegis.models.spec import Kind
     from vaegis.training.comparison.families import Entry
     from vaegis.training.comparison.sweep import Sweep
-    from vaegis.training.evaluate import Evaluation
+    from vaegis.training.evaluate import CleanEvaluation as CleanEvaluation
+    from vaegis.training.evaluate import Evaluation as Evaluation
+    from vaegis.training.evaluate import Proposal as Proposal
     from vaegis.training.pipeline import FittedBundle
 
 __all__ = [
@@ -88,10 +90,12 @@ class Comparison:
 class LabelledVerdicts:
     """What a model's verdicts on a labelled source were worth."""
 
-    evaluation: Evaluation
+    evaluation: Evaluation | None  # None where every sample is clean
+    all_clean: CleanEvaluation | None  # None where some are not
     decision: Decision
     kind: Kind
     notes: tuple[str, ...] = ()  # how the source is read
+    proposals: tuple[Proposal, ...] = ()  # thresholds for what was asked for
 
 
 def need_training() -> None:
@@ -220,19 +224,23 @@ def compare(
 def evaluate(
     source: Path,
     bundle: Path,
-    labels: str,
+    labels: str | None,
     reading: SourceOptions,
     alpha: float | None = None,
     threshold: float | None = None,
     decide_by: str = "score",
     device: Device = "auto",
     watched: Callable[[Iterator[Verdicts]], Iterable[Verdicts]] = lambda verdicts: verdicts,
+    recall: float | None = None,
+    false_alarms: float | None = None,
 ) -> LabelledVerdicts:
     """Compares a bundle's verdicts on a source with its labels.
 
     Args:
+        labels: where they are; None: every sample is clean.
         alpha, threshold: to decide at; neither takes the bundle's own rate.
         watched: passes the verdicts on, block by block, and may show how far they are.
+        recall, false_alarms: to propose thresholds for.
 
     Raises:
         Refusal: anything about the bundle, the source, its labels or the decision that does not fit.
@@ -243,19 +251,29 @@ def evaluate(
     from vaegis.models.calibration import decide
     from vaegis.models.scorer import Scorer
     from vaegis.models.sources import open_source, read_labels
-    from vaegis.training.evaluate import evaluate_verdicts
+    from vaegis.training.evaluate import evaluate as compare_with_labels
+    from vaegis.training.evaluate import evaluate_clean, gather, propose
 
     model = open_bundle(bundle)
     rate = model.manifest.alpha if alpha is None and threshold is None else alpha
     decision = decide(model.calibration, rate, threshold, decide_by)
     opened = open_source(source, reading)
     scorer = Scorer(model, device)
-    table = read_labels(opened, model.spec.kind, labels)
+    table = None if labels is None else read_labels(opened, model.spec.kind, labels)
     blocks = inputs.blocks(opened, model.spec, roi=model.roi)
     verdicts = (scorer.verdicts(block, decision) for block in blocks)
     independent = model.calibration.group(None).effective
-    evaluation = evaluate_verdicts(watched(verdicts), table, decision, independent, labels)
-    return LabelledVerdicts(evaluation, decision, model.spec.kind, inputs.notes_of(opened, model.spec))
+    gathered = gather(watched(verdicts), table, labels or "")
+    evaluation, all_clean = None, None
+    if gathered.all_clean:
+        all_clean = evaluate_clean(gathered.evidence, gathered.flagged, decision, independent)
+    else:
+        evaluation = compare_with_labels(
+            gathered.evidence, gathered.flagged, gathered.label, gathered.classes, decision, independent
+        )
+    proposals = propose(gathered, decision.decide_by, recall, false_alarms)
+    notes = inputs.notes_of(opened, model.spec)
+    return LabelledVerdicts(evaluation, all_clean, decision, model.spec.kind, notes, proposals)
 
 
 def demo(home: Path, models_only: bool) -> None:

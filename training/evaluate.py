@@ -8,7 +8,7 @@ given takes the luck of the calibration draw into account, not only that of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,14 @@ from vaegis.models.calibration import Decision
 from vaegis.models.errors import Refusal
 from vaegis.models.scorer import Verdicts
 from vaegis.models.sources import LabelTable
-
-CONFIDENCE = 0.99
+from vaegis.training.thresholds import (
+    CONFIDENCE,
+    Floats,
+    clopper_pearson,
+    for_false_alarms,
+    for_recall,
+)
+from vaegis.training.thresholds import Proposal as Proposal
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,40 @@ class Evaluation:
     by_class: dict[str, tuple[int, float, float]]  # anomaly class -> count, AUROC against all clean, share flagged
 
 
+@dataclass(frozen=True)
+class CleanEvaluation:
+    """Of one scored source that is all clean: whether the false-alarm promise holds. Rates lie in [0, 1]."""
+
+    clean: int
+    unjudged: int  # left out of every figure
+    false_alarms: int
+    false_alarm_rate: float
+    interval: tuple[float, float]  # 99 % Clopper-Pearson interval of the rate
+    expected: tuple[float, float] | None  # rates that luck explains (99 %, beta-binomial), where one was asked for
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledEvidence:
+    """Of the samples of one source, in order."""
+
+    evidence: Mapping[str, Floats]  # term -> (n,), NaN where unjudged
+    flagged: NDArray[np.bool_]  # (n,)
+    label: NDArray[np.int64]  # (n,) 0 = clean, anything else = anomaly
+    classes: tuple[str | None, ...]  # (n,) what kind of anomaly, where known
+
+    @property
+    def all_clean(self) -> bool:
+        return not self.label.any()
+
+    def judged(self, term: str) -> tuple[Floats, Floats]:
+        """A term of the clean samples and of the anomalies that were judged."""
+        values = self.evidence[term]
+        judged = np.isfinite(values)
+        return values[judged & (self.label == 0)], values[judged & (self.label != 0)]
+
+
 def evaluate(
-    evidence: dict[str, NDArray[np.float64]],
+    evidence: Mapping[str, Floats],
     flagged: NDArray[np.bool_],
     label: NDArray[np.int64],
     classes: Sequence[str | None] | None,
@@ -88,6 +126,24 @@ def evaluate(
     )
 
 
+def evaluate_clean(
+    evidence: Mapping[str, Floats], flagged: NDArray[np.bool_], decision: Decision, calibration_samples: int
+) -> CleanEvaluation:
+    """Counts the false alarms among samples that are all clean.
+
+    Raises:
+        Refusal: none of them could be judged.
+    """
+    judged = np.isfinite(evidence["score"])
+    n, false = int(judged.sum()), int((flagged & judged).sum())
+    if not n:
+        raise Refusal("None of the clean samples could be judged; name a source that the model reads.")
+    share = clopper_pearson(false, n)
+    return CleanEvaluation(
+        n, int((~judged).sum()), false, share.value, (share.low, share.high), interval(decision, calibration_samples, n)
+    )
+
+
 def evaluate_verdicts(
     verdicts: Iterable[Verdicts],
     table: LabelTable,
@@ -106,11 +162,29 @@ def evaluate_verdicts(
     Raises:
         Refusal: a sample without a label, no sample at all, or labels of one sort only.
     """
-    evidence: dict[str, list[NDArray[np.float64]]] = {}
+    gathered = gather(verdicts, table, labels, title)
+    return evaluate(
+        gathered.evidence, gathered.flagged, gathered.label, gathered.classes, decision, calibration_samples
+    )
+
+
+def gather(
+    verdicts: Iterable[Verdicts], table: LabelTable | None, labels: str = "", title: str = ""
+) -> LabelledEvidence:
+    """The verdicts of a source, block by block, with its labels; without a table every sample is clean.
+
+    Raises:
+        Refusal: a sample without a label, or no sample at all.
+    """
+    evidence: dict[str, list[Floats]] = {}
     flagged, label, classes = [], [], []
     for block in verdicts:
         items, index = block.block.items, block.block.index
-        numbers, kinds = table.find(items, index)
+        kinds: list[str | None]
+        if table is None:
+            numbers, kinds = np.zeros(len(index), np.int8), [None] * len(index)
+        else:
+            numbers, kinds = table.find(items, index)
         if (numbers < 0).any():
             i, of = int((numbers < 0).argmax()), f" of {title}" if title else ""
             raise Refusal(f"{items[i]} [{index[i]}]{of} has no label in {labels}; label every sample.")
@@ -121,14 +195,27 @@ def evaluate_verdicts(
             evidence.setdefault(term, []).append(values)
     if not label:
         raise Refusal("The source holds no samples to evaluate; name one that does.")
-    return evaluate(
+    return LabelledEvidence(
         {t: np.concatenate(v) for t, v in evidence.items()},
         np.concatenate(flagged),
         np.concatenate(label).astype(np.int64),
-        classes,
-        decision,
-        calibration_samples,
+        tuple(classes),
     )
+
+
+def propose(
+    labelled: LabelledEvidence, decide_by: str, recall: float | None, false_alarms: float | None
+) -> tuple[Proposal, ...]:
+    """Thresholds for what is wanted of these samples.
+
+    Raises:
+        Refusal: see `for_recall` and `for_false_alarms`.
+    """
+    clean, anomalies = labelled.judged(decide_by)
+    proposals = [] if recall is None else [for_recall(clean, anomalies, recall)]
+    if false_alarms is not None:
+        proposals.append(for_false_alarms(clean, anomalies, false_alarms))
+    return tuple(proposals)
 
 
 def interval(decision: Decision, n: int, m: int) -> tuple[float, float] | None:

@@ -91,7 +91,7 @@ BAD = {
     "folders of an array": (["--labels", "folders"], ["folders"]),
     "a column of an array": (["--labels", "column:y"], ["column:y"]),
     "labels of some": (["--labels", "{tmp}/some.csv"], ["label"]),
-    "one kind only": (["--labels", "{tmp}/clean.csv"], ["label 1"]),
+    "anomalies only": (["--labels", "{tmp}/anomalies.csv"], ["label 0"]),
     "alpha": (["--labels", "key:y", "--alpha", "7"], ["alpha", "7"]),
     "term": (["--labels", "key:y", "--decide-by", "luck"], ["luck"]),
     "no model": (["--labels", "key:y", "--model", "ghost", "--no-bundle"], ["ghost"]),
@@ -102,7 +102,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD, ids=str)
 def test_bad_input_is_answered_with_a_sentence(refused, bundle, sources, tmp_path, case):
     (tmp_path / "some.csv").write_text("item,index,label\nvector-test.npz,0,0\nvector-test.npz,1,1\n")
-    (tmp_path / "clean.csv").write_text("item,label\nvector-test.npz,0\n")
+    (tmp_path / "anomalies.csv").write_text("item,label\nvector-test.npz,1\n")
     given, words = BAD[case]
     given = [a.format(tmp=tmp_path) for a in given]
     model = [] if "--no-bundle" in given else ["--bundle", bundle("vector")]
@@ -113,3 +113,22 @@ def test_bad_input_is_answered_with_a_sentence(refused, bundle, sources, tmp_pat
 
 def test_labels_are_needed(refused, bundle, sources):
     refused("evaluate", sources / "vector-test.npz", "--bundle", bundle("vector"), words=["--labels"], code=2)
+
+
+def test_a_clean_hold_out_and_thresholds(evaluated, vaegis, bundle, sources, refused, tmp_path):
+    np.save(tmp_path / "clean.npy", np.load(sources / "vector-test.npz")["x"][:20])
+    clean = ("evaluate", tmp_path / "clean.npy", "--bundle", bundle("vector"))
+    done = vaegis(*clean, "--clean-only", "--json", "--false-alarms", "0.1")
+    assert done.code == 0, done
+    figures = json.loads(done.out)
+    assert (figures["clean"], figures["unjudged"]) == (20, 0)
+    assert figures["false_alarm_rate"] == evaluated("vector")["false_alarm_rate"] == figures["false_alarms"] / 20
+    (proposal,) = figures["proposals"]
+    assert proposal["false_alarms"]["value"] == 1 / 20 and proposal["recall"] is None
+    words = vaegis(*clean, "--clean-only", "--false-alarms", "0.1").said
+    assert "20 clean samples, 0 unjudged" in words
+    assert f"For a false-alarm rate of 10.00%: --threshold {proposal['threshold']!r} flags" in words
+    again = evaluated("vector", "--recall", "0.9")["proposals"][0]
+    assert evaluated("vector", "--threshold", str(again["threshold"]))["detection_rate"] == again["recall"]["value"]
+    refused(*clean, words=["--labels", "--clean-only"], code=2)
+    refused(*clean, "--clean-only", "--recall", "0.9", words=["takes anomalies"])
