@@ -146,6 +146,11 @@ def partition_samples(samples: Samples, seed: int) -> Partition:
         Refusal: too few samples, groups, or samples of a condition.
     """
     copies = copies_of(samples)
+    if len(samples) > 1 and copies.distinct == 1:
+        raise Refusal(
+            f"Nothing varies in the clean data: all {len(samples)} samples are equal, so nothing can be learned of "
+            "them. Give clean samples that vary as good product does."
+        )
     sides = split(samples, seed, copies)
     notes = [*remarks(samples, copies), *_rare_states(samples, copies, sides), *_lots(samples, sides)]
     return Partition(samples, sides, (*notes, *_few(samples, sides)))

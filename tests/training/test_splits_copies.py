@@ -54,6 +54,14 @@ def test_too_few_distinct_samples_are_counted():
         split(InMemory(VECTORS, np.repeat(vectors(15, 1), 10, axis=0)), 0)
 
 
+def test_clean_data_in_which_nothing_varies_are_refused():
+    row = np.arange(200)
+    series = InMemory(SERIES, np.full((200, WINDOW, 3), 5, np.float32), row=row)
+    for samples in (series, InMemory(VECTORS, np.ones((100, 6), np.float32))):
+        with pytest.raises(Refusal, match=f"Nothing varies in the clean data: all {len(samples)} samples are equal"):
+            partition_samples(samples, 0)
+
+
 def test_windows_given_as_such_count_once():
     some = windows(pump(16 * 50, 1), stride=16)
     parted = split(InMemory(SERIES, np.repeat(some, 3, axis=0)), 0)
