@@ -135,10 +135,11 @@ def test_wrong_requests_leave_nothing(request_, changed, said):
         (np.full((200, 4), np.nan, np.float32), "(?i)nan"),
         (np.where(np.eye(200, 4) > 0, np.inf, 1).astype(np.float32), "(?i)inf"),
         (vectors(19, 1), "19 clean samples"),
-        (np.ones((200, 4), np.float32), "1 distinct samples"),
+        (np.ones((200, 4), np.float32), "Nothing varies in the clean data: all 200 samples are equal"),
+        (np.repeat(vectors(12, 1), 17, axis=0), "12 distinct samples"),
         (np.empty((0, 4), np.float32), "(?i)empty|no row"),
     ],
-    ids=["nan", "inf", "few", "copies", "empty"],
+    ids=["nan", "inf", "few", "equal", "copies", "empty"],
 )
 def test_data_that_cannot_be_learned_leave_nothing(request_, tmp_path, array, said):
     np.save(tmp_path / "bad.npy", array)
