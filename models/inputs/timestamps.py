@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vaegis.models.errors import Refusal
@@ -88,6 +87,8 @@ def comparable(column: pa.Array) -> NDArray[Any] | None:
 
 def _year_first(column: pa.Array) -> pa.Array:
     """31.12.2026 23:59:59,5 and 2026/12/31 as ISO text; where points part a date, the day comes first everywhere."""
+    import pyarrow.compute as pc
+
     first = next((str(v) for v in column[:1].to_pylist()), "")
     if re.match(r"\d{1,2}\.\d{1,2}\.\d{4}", first):
         column = pc.replace_substring_regex(column, r"^(\d)\.", r"0\1.")

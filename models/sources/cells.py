@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vaegis.models.sources.numerals import Numerals
 
@@ -24,6 +23,8 @@ class TableRows:
 
 def numbers_of(column: pa.Array, style: Numerals, nulls: Sequence[str]) -> tuple[pa.Array, dict[int, str]]:
     """A column of text as float64, and the cells that are neither a number of this style nor a null, by row."""
+    import pyarrow.compute as pc
+
     cells = pc.utf8_trim_whitespace(column)
     infinite = pc.fill_null(pc.match_substring_regex(cells, _INFINITE), False)
     fits = style.fits(cells, nulls)
@@ -34,6 +35,8 @@ def numbers_of(column: pa.Array, style: Numerals, nulls: Sequence[str]) -> tuple
 
 def holds_numbers(column: pa.Array, style: Numerals, nulls: Sequence[str]) -> bool:
     """Whether most cells of a column of text that are not empty are numbers."""
+    import pyarrow.compute as pc
+
     _, bad = numbers_of(column, style, nulls)
     empty = pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(nulls, pa.string()))
     filled = len(column) - (pc.sum(pc.or_kleene(empty, column.is_null())).as_py() or 0)

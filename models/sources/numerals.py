@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow as pa  # pyarrow.compute where it is used: 46 MiB that a service without text tables should not pay
 
 from vaegis.models.errors import Refusal
 from vaegis.models.sources.options import SourceOptions
@@ -58,7 +57,15 @@ class Numerals:
 
     def fits(self, column: pa.Array, nulls: Sequence[str]) -> pa.Array:
         """Per cell of a column of text, whether it is such a number, or none at all."""
+        import pyarrow.compute as pc
+
         return pc.fill_null(pc.match_substring_regex(_cells(column, nulls), f"^{self.pattern}$"), True)
+
+    def misfits(self, column: pa.Array, nulls: Sequence[str]) -> pa.Array:
+        """The cells that are no such number."""
+        import pyarrow.compute as pc
+
+        return column.filter(pc.invert(self.fits(column, nulls)))
 
     def numbers(self, column: pa.Array, name: str, nulls: Sequence[str]) -> pa.Array:
         """A column of text as float64.
@@ -66,6 +73,8 @@ class Numerals:
         Raises:
             Refusal: a cell is no number of this style, thousands that are not by three among it.
         """
+        import pyarrow.compute as pc
+
         fits = self.fits(column, nulls)
         if not pc.all(fits, min_count=0).as_py():
             bad = column.filter(pc.invert(fits))[0].as_py()
@@ -216,6 +225,8 @@ def _numeral(cell: str) -> bool:
 
 
 def _cells(column: pa.Array, nulls: Sequence[str]) -> pa.Array:
+    import pyarrow.compute as pc
+
     cells = pc.utf8_trim_whitespace(column)
     return pc.if_else(pc.is_in(cells, value_set=pa.array(nulls)), pa.scalar(None, pa.string()), cells)
 

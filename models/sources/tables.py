@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from vaegis.models.errors import Refusal
@@ -344,7 +343,7 @@ def _first_block(
             spoilt.add(name)
         if style.thousands and pa.types.is_string(column.type):
             # Arrow takes no number with something between its thousands for one.
-            column = column.filter(pc.invert(style.fits(column, nulls)))
+            column = style.misfits(column, nulls)
         if len(column):
             sample[name] = str(column[0].as_py())
         else:
