@@ -19,6 +19,8 @@ from vaegis.service.cli.options import Device, ReadingOptions, Source, reads, re
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from vaegis.models.blocks import Samples
+    from vaegis.models.bundle import Bundle
     from vaegis.models.trial import TrialResult
     from vaegis.service.store.promotions import Promotions
     from vaegis.service.store.registry import Model, Promotion, Registry
@@ -198,30 +200,15 @@ def half(
     SOURCE holds clean samples that the model was not fitted on: they prove it, and calibrate it anew, in the groups
     that the model was calibrated in.
     """
-    from vaegis.models import inputs
     from vaegis.models.bundle import open_bundle
-    from vaegis.models.derived.copies import copies_of, remarks
     from vaegis.models.derived.half import half_bundle
-    from vaegis.models.sources import open_source
 
     if device not in ("auto", "cuda", "cpu"):
         raise Refusal(f"--device {device} is unknown; write auto, cuda or cpu.")
     with _registry() as registry, TemporaryDirectory(prefix="vaegis-half-") as folder:
         of = registry.resolve(model)
         bundle = open_bundle(of.path)
-        source_options = replace(source_options, kind=source_options.kind or bundle.spec.kind)
-        clean = open_source(source, source_options.reading(calibrate_by=bundle.spec.calibrate_by))
-        samples = inputs.load(clean, bundle.spec, Path(folder) / "samples", roi=bundle.roi)
-        for item, why in samples.skipped:
-            typer.echo(f"  note: Left out {item}: {why}", err=True)
-        for text in remarks(samples, copies_of(samples)):
-            typer.echo(f"  note: {text}", err=True)
-        if samples.digest == bundle.manifest.training.digest:
-            typer.echo(
-                f"  note: {source.name} is the very data that {of.name} was fitted on: scores are lower there than on "
-                "new clean samples, and half precision will raise more false alarms than promised.",
-                err=True,
-            )
+        samples = _clean_samples(of.name, bundle, source, source_options, Path(folder), "half precision")
         half, agreement = half_bundle(bundle, samples, Path(folder) / "half", cast(Any, device))
         added = registry.add(of.name, half.path, by=_who())
     worst = min(agreement.rank.values())
@@ -259,28 +246,13 @@ def recalibrate(
 
     For clean product that has changed a little, or a false-alarm rate that takes more clean samples than the fit had.
     """
-    from vaegis.models import inputs
     from vaegis.models.bundle import open_bundle
-    from vaegis.models.derived.copies import copies_of, remarks
     from vaegis.models.derived.recalibration import recalibrate_bundle
-    from vaegis.models.sources import open_source
 
     with _registry() as registry, TemporaryDirectory(prefix="vaegis-recalibrate-") as folder:
         of = registry.resolve(name)
         bundle = open_bundle(of.path)
-        source_options = replace(source_options, kind=source_options.kind or bundle.spec.kind)
-        source = open_source(clean, source_options.reading(group_by, calibrate_by=bundle.spec.calibrate_by))
-        samples = inputs.load(source, bundle.spec, Path(folder) / "samples", roi=bundle.roi)
-        for item, why in samples.skipped:
-            typer.echo(f"  note: Left out {item}: {why}", err=True)
-        for text in remarks(samples, copies_of(samples)):
-            typer.echo(f"  note: {text}", err=True)
-        if samples.digest == bundle.manifest.training.digest:
-            typer.echo(
-                f"  note: {clean.name} is the very data that {of.name} was fitted on: scores are lower there than on "
-                "new clean samples, and the new version will raise more false alarms than promised.",
-                err=True,
-            )
+        samples = _clean_samples(of.name, bundle, clean, source_options, Path(folder), "the new version", group_by)
         outcome = recalibrate_bundle(bundle, samples, Path(folder) / "bundle", alpha, group_by)
         added = registry.add(of.name, outcome.bundle.path, by=_who())
     rate, wanted = outcome.bundle.manifest.alpha, bundle.manifest.alpha if alpha is None else alpha
@@ -381,3 +353,36 @@ def _print(*tables: Table) -> None:
     console = Console(highlight=False)
     for table in tables:
         console.print(table)
+
+
+def _clean_samples(
+    name: str,
+    bundle: Bundle,
+    source: Path,
+    source_options: ReadingOptions,
+    folder: Path,
+    version: str,
+    group_by: str | None = None,
+) -> Samples:
+    """Clean samples for a version made of a bundle, spooled in a folder; what is to know of them is said.
+
+    Args:
+        version: the new one, in words.
+    """
+    from vaegis.models import inputs
+    from vaegis.models.derived.copies import copies_of, remarks
+    from vaegis.models.sources import open_source
+
+    source_options = replace(source_options, kind=source_options.kind or bundle.spec.kind)
+    clean = open_source(source, source_options.reading(group_by, calibrate_by=bundle.spec.calibrate_by))
+    samples = inputs.load(clean, bundle.spec, folder / "samples", roi=bundle.roi)
+    notes = [f"Left out {item}: {why}" for item, why in samples.skipped]
+    notes += remarks(samples, copies_of(samples))
+    if samples.digest == bundle.manifest.training.digest:
+        notes.append(
+            f"{source.name} is the very data that {name} was fitted on: scores are lower there than on new clean "
+            f"samples, and {version} will raise more false alarms than promised."
+        )
+    for text in notes:
+        typer.echo(f"  note: {text}", err=True)
+    return samples

@@ -19,9 +19,9 @@ from vaegis.training.export import export
 from vaegis.training.fit import fit
 from vaegis.training.report import Facts, build
 from vaegis.training.report.contents import plain
-from vaegis.training.report.judgement import number, percent, warnings
+from vaegis.training.report.judgement import warnings
 from vaegis.training.report.measurements import Shown, measure
-from vaegis.training.report.numbers import bits_per_dimension, false_alarm_interval, numbers, settled
+from vaegis.training.report.numbers import numbers, settled
 from vaegis.training.report.panels import Display
 from vaegis.training.request import FitOptions
 from vaegis.training.splits import Split, split
@@ -205,25 +205,6 @@ def test_evidence_at_hand_is_used_as_it_is(vectors):
     assert [s.sample for s in seen.strangest] == (facts.split.calibrate[-6:][::-1]).tolist()
 
 
-def test_bits_per_dimension_by_hand():
-    # 4 values of 3 bits each under the normalised density, and a scale of 4 = 2 bits that each was divided by.
-    assert bits_per_dimension(4 * 3 * math.log(2), 4 * math.log(4), 4) == pytest.approx(5.0)
-    assert bits_per_dimension(1.0, None, 4) is None
-
-
-def test_bits_per_dimension_of_uniform_noise_is_its_depth():
-    # A density of 1/256 per grey value: y = x / 256 has density 1, so 0 nats, and the log-Jacobian is D log 256.
-    assert bits_per_dimension(0.0, 100 * math.log(256), 100) == pytest.approx(8.0)
-
-
-def test_false_alarm_interval_by_hand():
-    # At alpha = 1 / (n + 1) the rate is Beta(1, n): its quantile q is 1 - (1 - q)^(1/n).
-    calibration = calibrate({"score": np.arange(99.0)}, None, None, (0.0, 1.0))
-    low, high = false_alarm_interval(calibration, 0.01)
-    assert low == pytest.approx(1 - 0.995 ** (1 / 99))
-    assert high == pytest.approx(1 - 0.005 ** (1 / 99))
-
-
 def test_validate_and_calibrate_that_differ_are_a_warning(vectors):
     drifted = vectors.copy()
     drifted[1::3] *= 1.6
@@ -246,15 +227,6 @@ def test_a_loss_that_still_falls_is_a_warning(vectors):
     assert "still_falling" not in [w.code for w in warnings(report, 0.0)]
 
 
-def test_plain_numbers():
-    given = {"a": np.float32(1.5), "b": [np.int64(2), math.nan, np.inf], "c": np.array([True]), 4: ("x", None)}
-    assert plain(given) == {"a": 1.5, "b": [2, None, None], "c": [True], "4": ["x", None]}
-
-
-def test_a_number_that_is_none_or_not_finite_is_a_dash():
-    assert [number(v) for v in (1.23456, None, math.nan, math.inf)] == ["1.235", "–", "–", "–"]
-
-
 def test_the_report_that_is_returned_is_the_one_in_the_file(vectors):
     graphs = {"encoder.onnx": toy_encoder(VECTOR, [1.0, 1.0, 1.0]), "decoder.onnx": toy_decoder(0.5)}
     rendering = build(toy_facts(vectors, graphs))
@@ -265,10 +237,6 @@ def test_the_report_that_is_returned_is_the_one_in_the_file(vectors):
     assert [t["found"] for t in read["trials"]] == [t.found for t in report.trials]
     assert [w["code"] for w in read["warnings"]] == [w.code for w in report.warnings]
     assert read["terms"]["a"]["validate"]["median"] == report.terms["a"].validate.median
-
-
-def test_percent_keeps_two_digits():
-    assert [percent(p) for p in (0.01, 0.05, 0.000512, 0.1, 1.0)] == ["1 %", "5 %", "0.051 %", "10 %", "100 %"]
 
 
 def test_names_are_escaped(vectors):
