@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -373,7 +373,6 @@ def _clean_samples(
     from vaegis.models.derived.copies import copies_of, remarks
     from vaegis.models.sources import open_source
 
-    source_options = replace(source_options, kind=source_options.kind or bundle.spec.kind)
     clean = open_source(source, source_options.reading(group_by, calibrate_by=bundle.spec.calibrate_by))
     samples = inputs.load(clean, bundle.spec, folder / "samples", roi=bundle.roi)
     notes = [f"Left out {item}: {why}" for item, why in samples.skipped]
