@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -25,6 +26,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from vaegis.service.settings import PREFIX, Settings
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"  # as in vaegis.service.metrics, which a supervisor does not load
+READY = "ready"  # the file in the shared folder that a worker makes when it can be refused nothing any more
 POLL_SECONDS = 0.1
 QUICK_SECONDS = 10.0  # a worker that dies before is not started again at once
 WAIT_MOST = 10.0  # seconds between tries to start a worker that dies at once
@@ -46,7 +48,7 @@ class Workers:
     def __init__(self, settings: Settings, listening: socket.socket, number: int) -> None:
         self._settings, self._listening = settings, listening
         self._workers = [_Worker(i) for i in range(number)]
-        self._stop, self._proven = threading.Event(), False
+        self._stop = threading.Event()
         self._log = structlog.get_logger("vaegis.workers")
 
     def run(self) -> int:
@@ -79,10 +81,9 @@ class Workers:
             if worker.process is not None:
                 code = worker.process.poll()
                 if code is None:
-                    self._proven |= now - worker.started > QUICK_SECONDS
                     continue
-                if code == 1 and not self._proven and now - worker.started < QUICK_SECONDS:
-                    return code  # it has said why
+                if code == 1 and not Path(self._shared, READY).exists():
+                    return code  # it has said why; not by the clock, since a busy machine may take long to say it
                 self._log.error("worker died", worker=worker.number, pid=worker.process.pid, code=code)
                 mark_process_dead(worker.process.pid, self._shared)  # type: ignore[no-untyped-call]
                 soon = now - worker.started < QUICK_SECONDS

@@ -6,9 +6,11 @@ import os
 import shutil
 import socket
 import sys
+from pathlib import Path
 
 from vaegis.models.errors import Refusal
 from vaegis.service.metrics import SHARED
+from vaegis.service.processes.supervisor import READY
 from vaegis.service.processes.web import serve
 from vaegis.service.settings import read_settings
 
@@ -16,7 +18,8 @@ from vaegis.service.settings import read_settings
 def main(listening: int, lifeline: int, number: int) -> None:
     """Serves on an inherited socket."""
     try:
-        serve(read_settings(), socket.socket(fileno=listening), number, lifeline)
+        ready = Path(os.environ[SHARED], READY)
+        serve(read_settings(), socket.socket(fileno=listening), number, lifeline, lambda device: ready.touch())
     except Refusal as refusal:
         print(refusal, file=sys.stderr)  # noqa: T201 - a command's last words
         sys.exit(1)
